@@ -1,0 +1,56 @@
+"""The ops of the network, one name each; this is the only place that picks an implementation.
+
+`ref/` defines every op in plain PyTorch and runs on any device. Where a kernel exists for a device, the name below
+is bound to a dispatcher; `implementation` says which one serves.
+"""
+
+from __future__ import annotations
+
+from salalocal_kernels.ref.attention import (
+    dense_attention,
+    sparse_attention_decode,
+    sparse_attention_prefill,
+)
+from salalocal_kernels.ref.block_scores import block_scores
+from salalocal_kernels.ref.compress_keys import compress_keys
+from salalocal_kernels.ref.lightning import lightning_decode, lightning_prefill, lightning_slopes
+from salalocal_kernels.ref.linear import linear
+from salalocal_kernels.ref.rms_norm import rms_norm
+from salalocal_kernels.ref.rope import rope
+from salalocal_kernels.ref.select_blocks import select_blocks
+
+__all__ = [
+    "OPS",
+    "block_scores",
+    "compress_keys",
+    "dense_attention",
+    "implementations",
+    "lightning_decode",
+    "lightning_prefill",
+    "lightning_slopes",
+    "linear",
+    "rms_norm",
+    "rope",
+    "select_blocks",
+    "sparse_attention_decode",
+    "sparse_attention_prefill",
+]
+
+OPS = (
+    block_scores,
+    compress_keys,
+    dense_attention,
+    lightning_decode,
+    lightning_prefill,
+    linear,
+    rms_norm,
+    rope,
+    select_blocks,
+    sparse_attention_decode,
+    sparse_attention_prefill,
+)
+
+
+def implementations() -> dict[str, str]:
+    """Which implementation serves each op: its name -> the module that runs."""
+    return {op.__name__: op.__module__ for op in OPS}

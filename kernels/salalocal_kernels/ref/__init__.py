@@ -1,0 +1,1 @@
+"""Every op in plain PyTorch: its definition, and what runs where no kernel does."""

@@ -1,0 +1,120 @@
+"""Softmax attention over K/V pages: dense, and over selected blocks. Knows no projections, gates or positions.
+
+Pages are [P, Hkv, 2, B, D]: for each block of B tokens and kv head K then V. Any strides are accepted.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Queries of a dense tile; the mask is group * tile x keys.
+_DENSE_TILE = 256
+# Queries that share one gather of their blocks' union. Neighbours pick mostly the same blocks; a wider tile gathers
+# less often but multiplies more masked products.
+_SPARSE_TILE = 8
+
+
+def dense_attention(q: Tensor, pages: Tensor, first_position: int, scale: float) -> Tensor:
+    """Causal attention of T queries over everything up to their own token.
+
+    Args:
+        q: [T, H, D]; row r is the token at first_position + r.
+        pages: [N, Hkv, 2, B, D], the blocks of the context in order; N * B >= first_position + T.
+        first_position: absolute position of the first query.
+        scale: factor on q . k.
+
+    Returns:
+        [T, H, D], dtype of q, softmax statistics in at least float32.
+    """
+    tokens, _, dim = q.shape
+    kv_heads = pages.shape[1]
+    keys = pages[:, :, 0].transpose(0, 1).reshape(kv_heads, -1, dim)
+    values = pages[:, :, 1].transpose(0, 1).reshape(kv_heads, -1, dim)
+    out = torch.empty_like(q)
+    for start in range(0, tokens, _DENSE_TILE):
+        stop = min(start + _DENSE_TILE, tokens)
+        length = first_position + stop
+        visible = None
+        if stop - start > 1:
+            positions = torch.arange(first_position + start, length, device=q.device)
+            visible = torch.arange(length, device=q.device) <= positions[:, None]
+        out[start:stop] = _grouped_attention(q[start:stop], keys[:, :length], values[:, :length], visible, scale)
+    return out
+
+
+def sparse_attention_prefill(
+    q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, first_position: int, scale: float
+) -> Tensor:
+    """Attention of T queries, each over the tokens t <= its own of its selected blocks.
+
+    Args:
+        q: [T, H, D]; row r is the token at first_position + r.
+        pages: [P, Hkv, 2, B, D].
+        page_table: [N] int64, the page of each block.
+        blocks: [Hkv, T, K] int32 from select_blocks, -1 padded; every row holds the query's own block.
+        first_position: absolute position of the first query.
+        scale: factor on q . k.
+
+    Returns:
+        [T, H, D], dtype of q, softmax statistics in at least float32. Memory is bounded by the union of the blocks
+        of a few neighbouring queries.
+    """
+    tokens, heads, dim = q.shape
+    kv_heads, block_size = pages.shape[1], pages.shape[3]
+    group = heads // kv_heads
+    num_blocks = page_table.shape[0]
+    offsets = torch.arange(block_size, device=q.device)
+    out = torch.empty_like(q)
+    for start in range(0, tokens, _SPARSE_TILE):
+        stop = min(start + _SPARSE_TILE, tokens)
+        positions = torch.arange(first_position + start, first_position + stop, device=q.device)
+        for head in range(kv_heads):
+            picked = blocks[head, start:stop].long()
+            member = torch.zeros(stop - start, num_blocks + 1, dtype=torch.bool, device=q.device)
+            # -1 wraps to the spare last column, which is cut off.
+            member.scatter_(1, picked % (num_blocks + 1), True)
+            union = member[:, :num_blocks].any(0).nonzero()[:, 0]
+            used = page_table[union]
+            tokens_of = union[:, None] * block_size + offsets
+            visible = member[:, union, None] & (tokens_of <= positions[:, None, None])
+            slice_of_heads = slice(head * group, (head + 1) * group)
+            out[start:stop, slice_of_heads] = _grouped_attention(
+                q[start:stop, slice_of_heads],
+                pages[used, head, 0].reshape(1, -1, dim),
+                pages[used, head, 1].reshape(1, -1, dim),
+                visible.flatten(1),
+                scale,
+            )
+    return out
+
+
+def sparse_attention_decode(
+    q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, length: int, scale: float
+) -> Tensor:
+    """Attention of the newest token over its selected blocks.
+
+    Args:
+        q: [H, D], the token at length - 1.
+        pages: [P, Hkv, 2, B, D].
+        page_table: [N] int64, the page of each block.
+        blocks: [Hkv, K] int32, -1 padded.
+        length: tokens in the cache, this one included.
+        scale: factor on q . k.
+
+    Returns:
+        [H, D], dtype of q.
+    """
+    return sparse_attention_prefill(q[None], pages, page_table, blocks[:, None], length - 1, scale)[0]
+
+
+def _grouped_attention(q: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None, scale: float) -> Tensor:
+    """q [T, H, D] over keys and values [Hkv, N, D] where visible [T, N]; heads of a group become extra rows, so no
+    key is repeated in memory."""
+    tokens, heads, dim = q.shape
+    kv_heads = keys.shape[0]
+    rows = q.reshape(tokens, kv_heads, -1, dim).permute(1, 2, 0, 3).reshape(1, kv_heads, -1, dim)
+    mask = None if visible is None else visible.repeat(heads // kv_heads, 1)
+    out = functional.scaled_dot_product_attention(rows, keys[None], values[None], attn_mask=mask, scale=scale)
+    return out.reshape(kv_heads, -1, tokens, dim).permute(2, 0, 1, 3).reshape(tokens, heads, dim)

@@ -1,0 +1,354 @@
+"""What a model is: every size and switch of its network, checked. Knows no torch.
+
+`ModelConfig` follows the vendor's config.json of MiniCPM-SALA. Llama-architecture models are the same network
+with every mixer a full-attention layer with RoPE and all scalings 1, so one class serves both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from salalocal.errors import UnsupportedFormat
+from salalocal.fields import Fields, read_json_object
+
+MixerType = Literal["sparse", "lightning"]
+
+# config.json spells the lightning mixer in three ways.
+_MIXERS: dict[str, MixerType] = {
+    "minicpm4": "sparse",
+    "lightning": "lightning",
+    "lightning_attn": "lightning",
+    "lightning-attn": "lightning",
+}
+_LIGHTNING_SCALES = ("1/sqrt(d)", "1/d", "1")
+# Said nowhere else in the file and without effect on the result.
+_IGNORED = (
+    "architectures",
+    "attention_dropout",
+    "dtype",
+    "initializer_range",
+    "mup_denominator",
+    "pad_token_id",
+    "pretraining_tp",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+)
+
+
+@dataclass(frozen=True)
+class SparseConfig:
+    """Block selection of InfLLM-V2; lengths in tokens. Source: MiniCPM4 report, section on InfLLM-V2.
+
+    Attributes:
+        kernel_size: tokens averaged into one fine compressed key; always 2 x kernel_stride.
+        kernel_stride: distance of fine compressed keys; coarse ones use 4 x stride and 4 x kernel.
+        init_blocks: blocks at the start that every query reads.
+        block_size: tokens per block.
+        window_size: local window; window_size / block_size blocks before the query's own are always read.
+        topk: blocks beyond the window, the initial ones counted in.
+        dense_len: total length from which a call is sparse.
+    """
+
+    kernel_size: int
+    kernel_stride: int
+    init_blocks: int
+    block_size: int
+    window_size: int
+    topk: int
+    dense_len: int
+
+    @property
+    def local_blocks(self) -> int:
+        """Blocks of the window, the query's own not counted."""
+        return self.window_size // self.block_size
+
+    @property
+    def selected_blocks(self) -> int:
+        """Blocks one query reads at most (96 in the released model)."""
+        return self.topk + self.local_blocks
+
+    @staticmethod
+    def parse(fields: Fields) -> SparseConfig:
+        """Reads `sparse_config`; raises BadConfig naming the field."""
+        stride = fields.integer("kernel_stride", 1, 1 << 16)
+        kernel = fields.integer("kernel_size", 1, 1 << 17)
+        if kernel != 2 * stride:
+            fields.fail("kernel_size", f"is {kernel}, InfLLM-V2 needs twice kernel_stride, {2 * stride}")
+        block = fields.integer("block_size", 1, 1 << 16)
+        if block % stride:
+            fields.fail("block_size", f"is {block}, not a multiple of kernel_stride {stride}")
+        window = fields.integer("window_size", 0, 1 << 24)
+        if window % block:
+            fields.fail("window_size", f"is {window}, not a multiple of block_size {block}")
+        init = fields.integer("init_blocks", 0, 1 << 16)
+        topk = fields.integer("topk", 1, 1 << 20)
+        if topk < init + 1:
+            fields.fail("topk", f"is {topk}, at least init_blocks + 1 = {init + 1} are needed")
+        if fields.boolean("use_nope", default=False):
+            fields.fail("use_nope", "is true, which no released model uses and we do not implement")
+        return SparseConfig(
+            kernel_size=kernel,
+            kernel_stride=stride,
+            init_blocks=init,
+            block_size=block,
+            window_size=window,
+            topk=topk,
+            dense_len=fields.integer("dense_len", 0, 1 << 40),
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and switches of one network. Source of the SALA fields: the vendor's modeling file.
+
+    Attributes not self-explanatory:
+        mixer_types: one entry per layer.
+        lightning_nkv: key/value heads of lightning layers (their query heads are num_attention_heads).
+        head_dim: head dimension of lightning layers; that of sparse layers is `sparse_head_dim`.
+        lightning_scale: factor on q k^T as a number.
+        sparse: block selection; None where the attention layers are always dense.
+        rope_positions: length up to which RoPE on attention layers was trained; None where they have none.
+        notes: sentences about fields that were read over, for `salalocal show`.
+    """
+
+    model_type: str
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    rms_norm_eps: float
+    rope_theta: float
+    max_position_embeddings: int
+    scale_emb: float
+    scale_depth: float
+    dim_model_base: int
+    attn_use_rope: bool
+    attn_use_output_gate: bool
+    lightning_use_rope: bool
+    lightning_nkv: int
+    lightning_scale: float
+    qk_norm: bool
+    use_output_gate: bool
+    use_output_norm: bool
+    tie_word_embeddings: bool
+    mixer_types: tuple[MixerType, ...]
+    sparse: SparseConfig | None
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sparse_head_dim(self) -> int:
+        """Head dimension of the attention layers."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def residual_scale(self) -> float:
+        """Factor on every branch before it joins the residual stream."""
+        return self.scale_depth / math.sqrt(self.num_hidden_layers)
+
+    @property
+    def logits_divisor(self) -> float:
+        """The final hidden state is divided by this before the head."""
+        return self.hidden_size / self.dim_model_base
+
+    @property
+    def sparse_layers(self) -> tuple[int, ...]:
+        """Indices of attention layers, the ones that keep K/V."""
+        return tuple(i for i, kind in enumerate(self.mixer_types) if kind == "sparse")
+
+    @property
+    def lightning_layers(self) -> tuple[int, ...]:
+        """Indices of linear-attention layers, the ones that keep a state."""
+        return tuple(i for i, kind in enumerate(self.mixer_types) if kind == "lightning")
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per K/V block."""
+        return self.sparse.block_size if self.sparse else 64
+
+    @property
+    def rope_positions(self) -> int | None:
+        """Trained length that binds; SALA's sparse layers carry no positions, so nothing binds there."""
+        return self.max_position_embeddings if self.attn_use_rope else None
+
+    @staticmethod
+    def from_json(path: Path) -> ModelConfig:
+        """Reads a vendor config.json. Raises BadConfig or UnsupportedFormat naming the field."""
+        return ModelConfig.from_fields(read_json_object(path), str(path))
+
+    @staticmethod
+    def from_fields(values: Mapping[str, object], where: str) -> ModelConfig:
+        """Checks the fields of a MiniCPM-SALA config; `where` is named in errors."""
+        fields = Fields(values, where)
+        if fields.raw("model_type") != "minicpm_sala":
+            raise UnsupportedFormat(
+                f"{where}: model_type is {fields.raw('model_type')!r}; folders are read as 'minicpm_sala', "
+                "Llama-architecture models as .gguf files"
+            )
+        heads = fields.integer("num_attention_heads", 1, 4096)
+        hidden = fields.integer("hidden_size", 1, 1 << 17)
+        if hidden % heads:
+            fields.fail("hidden_size", f"is {hidden}, not a multiple of num_attention_heads {heads}")
+        head_dim = fields.integer("head_dim", 1, 4096, default=hidden // heads)
+        layers = fields.integer("num_hidden_layers", 1, 4096)
+        vocab = fields.integer("vocab_size", 1, 1 << 24)
+        attn_use_rope = fields.boolean("attn_use_rope", default=False)
+        lightning_use_rope = fields.boolean("lightning_use_rope", default=True)
+        for name, dim, rotated in (
+            ("head_dim", head_dim, lightning_use_rope),
+            ("hidden_size", hidden // heads, attn_use_rope),
+        ):
+            if rotated and dim % 2:
+                fields.fail(name, f"gives heads of {dim}; RoPE needs an even head dimension")
+        _check_unsupported(fields)
+        eos = fields.token_ids("eos_token_id", vocab)
+        bos = fields.token_ids("bos_token_id", vocab)
+        sparse_fields = fields.section("sparse_config")
+        return ModelConfig(
+            model_type="minicpm_sala",
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=_kv_heads(fields, "num_key_value_heads", heads),
+            head_dim=head_dim,
+            intermediate_size=fields.integer("intermediate_size", 1, 1 << 21),
+            vocab_size=vocab,
+            rms_norm_eps=fields.number("rms_norm_eps", 1e-12, 0.1, default=1e-6),
+            rope_theta=fields.number("rope_theta", 1.0, 1e12, default=10000.0),
+            max_position_embeddings=fields.integer("max_position_embeddings", 1, 1 << 40),
+            scale_emb=fields.number("scale_emb", 1e-6, 1e6, default=1.0),
+            scale_depth=fields.number("scale_depth", 1e-6, 1e6),
+            dim_model_base=fields.integer("dim_model_base", 1, 1 << 20),
+            attn_use_rope=attn_use_rope,
+            attn_use_output_gate=fields.boolean("attn_use_output_gate", default=True),
+            lightning_use_rope=lightning_use_rope,
+            lightning_nkv=_lightning_kv_heads(fields, heads, head_dim),
+            lightning_scale=_lightning_scale(fields, head_dim),
+            qk_norm=fields.boolean("qk_norm", default=True),
+            use_output_gate=fields.boolean("use_output_gate", default=True),
+            use_output_norm=fields.boolean("use_output_norm", default=True),
+            tie_word_embeddings=fields.boolean("tie_word_embeddings", default=False),
+            mixer_types=_mixers(fields, layers),
+            sparse=SparseConfig.parse(sparse_fields) if sparse_fields else None,
+            bos_token_id=bos[0] if bos else None,
+            eos_token_ids=eos,
+            notes=_notes(fields),
+        )
+
+    @staticmethod
+    def llama(values: Mapping[str, object], where: str) -> ModelConfig:
+        """A Llama network: all mixers dense attention with RoPE, scalings 1.
+
+        Args:
+            values: hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads,
+                intermediate_size, vocab_size, rms_norm_eps, rope_theta, max_position_embeddings,
+                tie_word_embeddings, bos_token_id, eos_token_id.
+            where: the file, for errors.
+        """
+        fields = Fields(values, where)
+        heads = fields.integer("num_attention_heads", 1, 4096)
+        hidden = fields.integer("hidden_size", 1, 1 << 17)
+        if hidden % (2 * heads):
+            fields.fail("hidden_size", f"is {hidden}, not an even multiple of num_attention_heads {heads}")
+        head_dim = fields.integer("head_dim", 2, 4096, default=hidden // heads)
+        if head_dim != hidden // heads:
+            fields.fail("head_dim", f"is {head_dim}, only hidden_size / heads = {hidden // heads} is read")
+        layers = fields.integer("num_hidden_layers", 1, 4096)
+        vocab = fields.integer("vocab_size", 1, 1 << 24)
+        kv_heads = _kv_heads(fields, "num_key_value_heads", heads)
+        bos = fields.token_ids("bos_token_id", vocab)
+        return ModelConfig(
+            model_type="llama",
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            head_dim=head_dim,
+            intermediate_size=fields.integer("intermediate_size", 1, 1 << 21),
+            vocab_size=vocab,
+            rms_norm_eps=fields.number("rms_norm_eps", 1e-12, 0.1),
+            rope_theta=fields.number("rope_theta", 1.0, 1e12, default=10000.0),
+            max_position_embeddings=fields.integer("max_position_embeddings", 1, 1 << 40),
+            scale_emb=1.0,
+            scale_depth=math.sqrt(layers),
+            dim_model_base=hidden,
+            attn_use_rope=True,
+            attn_use_output_gate=False,
+            lightning_use_rope=True,
+            lightning_nkv=kv_heads,
+            lightning_scale=1.0,
+            qk_norm=False,
+            use_output_gate=False,
+            use_output_norm=False,
+            tie_word_embeddings=fields.boolean("tie_word_embeddings", default=False),
+            mixer_types=tuple[MixerType, ...](["sparse"] * layers),
+            sparse=None,
+            bos_token_id=bos[0] if bos else None,
+            eos_token_ids=fields.token_ids("eos_token_id", vocab),
+        )
+
+
+def _kv_heads(fields: Fields, name: str, heads: int) -> int:
+    kv_heads = fields.integer(name, 1, heads, default=heads)
+    if heads % kv_heads:
+        fields.fail(name, f"is {kv_heads}, which does not divide num_attention_heads {heads}")
+    return kv_heads
+
+
+def _lightning_kv_heads(fields: Fields, heads: int, head_dim: int) -> int:
+    # The vendor's code takes both from the general fields; a file that contradicts itself is refused.
+    if fields.integer("lightning_nh", 1, 4096, default=heads) != heads:
+        fields.fail("lightning_nh", f"contradicts num_attention_heads {heads}")
+    if fields.integer("lightning_head_dim", 1, 4096, default=head_dim) != head_dim:
+        fields.fail("lightning_head_dim", f"contradicts head_dim {head_dim}")
+    return _kv_heads(fields, "lightning_nkv", heads)
+
+
+def _lightning_scale(fields: Fields, head_dim: int) -> float:
+    kind = fields.string("lightning_scale", _LIGHTNING_SCALES, default="1/sqrt(d)")
+    return {"1/sqrt(d)": 1.0 / math.sqrt(head_dim), "1/d": 1.0 / head_dim, "1": 1.0}[kind]
+
+
+def _mixers(fields: Fields, layers: int) -> tuple[MixerType, ...]:
+    names = fields.strings("mixer_types")
+    if len(names) != layers:
+        fields.fail("mixer_types", f"lists {len(names)} layers, num_hidden_layers is {layers}")
+    for name in names:
+        if name not in _MIXERS:
+            fields.fail("mixer_types", f"holds {name[:40]!r}, known are: {', '.join(_MIXERS)}")
+    return tuple(_MIXERS[name] for name in names)
+
+
+def _check_unsupported(fields: Fields) -> None:
+    fields.string("hidden_act", ("silu",), default="silu")
+    if fields.boolean("attention_bias", default=False):
+        fields.fail("attention_bias", "is true; linears with bias are not read")
+    if fields.raw("rope_scaling") is not None:
+        fields.fail("rope_scaling", "is set; scaled RoPE is not implemented, null is needed")
+    quantization = fields.section("quantization_config")
+    if quantization is not None:
+        method = quantization.raw("quant_method")
+        raise UnsupportedFormat(
+            f"{fields.where}: field quantization_config.quant_method is {method!r}; "
+            "such weights are not read, use the bf16 checkpoint"
+        )
+
+
+def _notes(fields: Fields) -> tuple[str, ...]:
+    notes = []
+    if fields.raw("auto_map") is not None:
+        notes.append("auto_map names Python code in the model folder; it is never executed")
+    for name in _IGNORED:
+        fields.raw(name)
+    if fields.unknown():
+        notes.append(f"fields without meaning here: {', '.join(fields.unknown()[:20])}")
+    return tuple(notes)
