@@ -103,7 +103,7 @@ class GgufFile:
         if not tensor.readable:
             raise GgufError(
                 f"{self.path}: tensor {name!r} is stored as {tensor.ggml_type}, which cannot be turned into "
-                f"float32; readable are {', '.join(sorted(kind.name for kind.name in _READABLE_NAMES))}"
+                f"float32; readable are {', '.join(_READABLE_NAMES)}"
             )
         kind = GGMLQuantizationType[tensor.ggml_type]
         block_elements, block_bytes = GGML_QUANT_SIZES[kind]
