@@ -1,0 +1,102 @@
+"""salalocal: read a shelf of books or a codebase with MiniCPM-SALA on one machine, and ask.
+
+These are the public names. They are imported on first use, so that `import salalocal` costs nothing: torch and the
+readers come in only with the name that needs them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
+
+from salalocal.errors import (
+    BadCheckpoint,
+    BadConfig,
+    BadDocument,
+    BadInput,
+    BadTokenizer,
+    Cancelled,
+    ContextTooLong,
+    DoesNotFit,
+    EngineFailure,
+    InvalidRequest,
+    ModelNotFound,
+    SalaError,
+    UnsupportedFormat,
+)
+
+if TYPE_CHECKING:
+    from salalocal.cache.session_cache import Checkpoint
+    from salalocal.documents import Document, Place, Skipped, SourceFile, Span, read
+    from salalocal.engine.engine import Engine
+    from salalocal.engine.events import Done, Evidence, Token, Usage
+    from salalocal.engine.load import load
+    from salalocal.engine.progress import Progress
+    from salalocal.engine.sampling import Sampling
+    from salalocal.engine.session import Session
+    from salalocal.evidence import QuoteMatch
+    from salalocal.tokenizer import Message
+
+__version__ = _version("salalocal")
+
+_HOMES = {
+    "salalocal.cache.session_cache": ("Checkpoint",),
+    "salalocal.documents": ("Document", "Place", "Skipped", "SourceFile", "Span", "read"),
+    "salalocal.engine.engine": ("Engine",),
+    "salalocal.engine.events": ("Done", "Evidence", "Token", "Usage"),
+    "salalocal.engine.load": ("load",),
+    "salalocal.engine.progress": ("Progress",),
+    "salalocal.engine.sampling": ("Sampling",),
+    "salalocal.engine.session": ("Session",),
+    "salalocal.evidence": ("QuoteMatch",),
+    "salalocal.tokenizer": ("Message",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BadCheckpoint",
+    "BadConfig",
+    "BadDocument",
+    "BadInput",
+    "BadTokenizer",
+    "Cancelled",
+    "Checkpoint",
+    "ContextTooLong",
+    "Document",
+    "DoesNotFit",
+    "Done",
+    "Engine",
+    "EngineFailure",
+    "Evidence",
+    "InvalidRequest",
+    "Message",
+    "ModelNotFound",
+    "Place",
+    "Progress",
+    "QuoteMatch",
+    "SalaError",
+    "Sampling",
+    "Session",
+    "Skipped",
+    "SourceFile",
+    "Span",
+    "Token",
+    "UnsupportedFormat",
+    "Usage",
+    "__version__",
+    "load",
+    "read",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'salalocal' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

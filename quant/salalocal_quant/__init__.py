@@ -1,5 +1,6 @@
 """Weight formats: reading, packing and unpacking. Knows nothing of `salalocal`."""
 
+from salalocal_quant.dense import DenseWeight, Weight
 from salalocal_quant.gguf import GgufFile, GgufTensor
 from salalocal_quant.gguf_header import GgufError
 from salalocal_quant.gguf_llama import (
@@ -11,10 +12,12 @@ from salalocal_quant.gguf_llama import (
 )
 
 __all__ = [
+    "DenseWeight",
     "GgufError",
     "GgufFile",
     "GgufTensor",
     "UnsupportedGguf",
+    "Weight",
     "llama_config",
     "llama_tensor_name",
     "llama_tensor_names",

@@ -1,0 +1,1 @@
+"""What a session remembers: K/V pages, compressed keys, linear states, checkpoints."""

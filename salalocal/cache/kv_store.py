@@ -1,0 +1,138 @@
+"""K and V of the attention layers in pages, shared by forked sessions. Knows positions, not what tokens mean.
+
+One page number stands for the same block in every layer, so one page table serves all of them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from salalocal.cache.page_table import PagePool, PageTable
+
+
+class KVStore:
+    """Storage behind a pool of pages, one tensor per layer.
+
+    Args:
+        layers: number of attention layers.
+        kv_heads: K/V heads.
+        head_dim: channels per head.
+        block_size: tokens per page.
+        dtype: of K and V.
+        device: where they live.
+    """
+
+    def __init__(
+        self, layers: int, kv_heads: int, head_dim: int, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.pool = PagePool()
+        self.block_size = block_size
+        self.device = device
+        self._shape = (kv_heads, 2, 0, block_size, head_dim)
+        self._data = [torch.zeros(self._shape, dtype=dtype, device=device) for _ in range(layers)]
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page in all layers."""
+        kv_heads, two, _, block, dim = self._shape
+        return len(self._data) * kv_heads * two * block * dim * (self._data[0].element_size() if self._data else 0)
+
+    @property
+    def capacity(self) -> int:
+        """Pages there is storage for."""
+        return self._data[0].shape[2] if self._data else self.pool.size
+
+    def reserve(self, pages: int) -> None:
+        """Makes storage for at least `pages` pages."""
+        if pages <= self.capacity:
+            return
+        for index, old in enumerate(self._data):
+            # Zeros, not whatever memory held: the tail of a block is multiplied by masked weights of 0, and 0 x NaN
+            # would be NaN. Untouched zero pages cost no memory on the host.
+            grown = torch.zeros((*old.shape[:2], pages, *old.shape[3:]), dtype=old.dtype, device=old.device)
+            grown[:, :, : old.shape[2]] = old
+            self._data[index] = grown
+
+    def pages(self, layer: int) -> Tensor:
+        """[P, Hkv, 2, B, D], a view. Strides keep the pages of one head adjacent, so that a run of pages is one
+        strip of keys without a copy."""
+        return self._data[layer].permute(2, 0, 1, 3, 4)
+
+    def copy_pages(self, copies: list[tuple[int, int]]) -> None:
+        """Copies page `from` to page `to` in every layer."""
+        for data in self._data:
+            for source, target in copies:
+                data[:, :, target] = data[:, :, source]
+
+
+class KVCache:
+    """One session's K and V.
+
+    `extend` makes room; then every layer writes its tokens; the session moves its length when all have.
+    """
+
+    def __init__(self, store: KVStore, table: PageTable | None = None) -> None:
+        self._store = store
+        self._table = table or PageTable(store.pool, store.block_size)
+        self._index = torch.tensor(self._table.pages, dtype=torch.int64, device=store.device)
+
+    def extend(self, length: int, new_length: int) -> None:
+        """Room for tokens [length, new_length)."""
+        copies = self._table.extend(length, new_length)
+        needed = self._store.pool.size
+        # An eighth more than needed, so that decoding does not grow the storage at every block.
+        if needed > self._store.capacity:
+            self._store.reserve(needed + needed // 8)
+        self._store.copy_pages(copies)
+        if copies or len(self._index) != len(self._table.pages):
+            self._index = torch.tensor(self._table.pages, dtype=torch.int64, device=self._store.device)
+
+    def write(self, layer: int, position: int, keys: Tensor, values: Tensor) -> None:
+        """Stores keys and values [T, Hkv, D] of tokens from `position` on."""
+        pages = self._store.pages(layer)
+        block = self._store.block_size
+        positions = torch.arange(position, position + keys.shape[0], device=pages.device)
+        page, offset = self._index[positions // block], positions % block
+        pages[page, :, 0, offset] = keys
+        pages[page, :, 1, offset] = values
+
+    def keys(self, layer: int, start: int, stop: int) -> Tensor:
+        """Keys [Hkv, stop - start, D] of tokens [start, stop)."""
+        block = self._store.block_size
+        first, last = start // block, -(-stop // block)
+        strip = self._run(layer, first, last)[:, :, 0].transpose(0, 1)
+        return strip.reshape(strip.shape[0], -1, strip.shape[-1])[:, start - first * block : stop - first * block]
+
+    def context(self, layer: int, length: int) -> Tensor:
+        """Pages [N, Hkv, 2, B, D] of tokens [0, length) in order; a view where they lie in a row."""
+        return self._run(layer, 0, -(-length // self._store.block_size))
+
+    @property
+    def page_table(self) -> Tensor:
+        """int64 [N]: the page of each block, the same in every layer."""
+        return self._index
+
+    def pages(self, layer: int) -> Tensor:
+        """All pages [P, Hkv, 2, B, D] of the store."""
+        return self._store.pages(layer)
+
+    def truncate(self, length: int) -> None:
+        """Forgets tokens from `length` on."""
+        self._table.truncate(length)
+        self._index = self._index[: len(self._table.pages)]
+
+    def fork(self) -> KVCache:
+        """A cache over the same pages; whoever writes first copies the last block."""
+        return KVCache(self._store, self._table.fork())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the storage all forks share."""
+        return self._store.capacity * self._store.page_bytes
+
+    def _run(self, layer: int, first: int, last: int) -> Tensor:
+        pages, numbers = self._store.pages(layer), self._table.pages[first:last]
+        if numbers and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+            return pages[numbers[0] : numbers[0] + len(numbers)]
+        return pages[self._index[first:last]]

@@ -1,0 +1,94 @@
+"""Which page holds which block, for sessions that share pages copy-on-write. Knows no torch and no data.
+
+A page holds one block of tokens of every attention layer. `PagePool` counts who uses each page; a `PageTable` is one
+session's list of pages in token order.
+"""
+
+from __future__ import annotations
+
+
+class PagePool:
+    """Hands out page numbers and counts their users."""
+
+    def __init__(self) -> None:
+        self._users: list[int] = []
+        self._free: list[int] = []
+
+    @property
+    def size(self) -> int:
+        """Pages ever handed out; storage needs this many."""
+        return len(self._users)
+
+    def allocate(self) -> int:
+        """A page with one user."""
+        if self._free:
+            page = self._free.pop()
+            self._users[page] = 1
+            return page
+        self._users.append(1)
+        return len(self._users) - 1
+
+    def share(self, page: int) -> None:
+        """One more user of `page`."""
+        assert self._users[page] > 0
+        self._users[page] += 1
+
+    def release(self, page: int) -> None:
+        """One user less; without users the page is free."""
+        assert self._users[page] > 0
+        self._users[page] -= 1
+        if not self._users[page]:
+            self._free.append(page)
+
+    def is_shared(self, page: int) -> bool:
+        """More than one session uses it, so none may write."""
+        return self._users[page] > 1
+
+
+class PageTable:
+    """One session's pages in token order.
+
+    Args:
+        pool: where pages come from.
+        block_size: tokens per page.
+        pages: pages already counted for this table.
+    """
+
+    def __init__(self, pool: PagePool, block_size: int, pages: list[int] | None = None) -> None:
+        self._pool = pool
+        self._block_size = block_size
+        self.pages: list[int] = pages or []
+
+    def extend(self, length: int, new_length: int) -> list[tuple[int, int]]:
+        """Makes room for tokens [length, new_length) and makes their pages this table's own.
+
+        Returns:
+            (from, to) pairs of pages whose content must be copied: the last block, begun by this session, was shared.
+        """
+        copies = []
+        if length % self._block_size and new_length > length:
+            last = length // self._block_size
+            shared = self.pages[last]
+            if self._pool.is_shared(shared):
+                self.pages[last] = self._pool.allocate()
+                self._pool.release(shared)
+                copies.append((shared, self.pages[last]))
+        while len(self.pages) * self._block_size < new_length:
+            self.pages.append(self._pool.allocate())
+        return copies
+
+    def truncate(self, length: int) -> None:
+        """Gives back every page that holds no token below `length`."""
+        keep = -(-length // self._block_size)
+        for page in self.pages[keep:]:
+            self._pool.release(page)
+        del self.pages[keep:]
+
+    def fork(self) -> PageTable:
+        """A second table over the same pages."""
+        for page in self.pages:
+            self._pool.share(page)
+        return PageTable(self._pool, self._block_size, list(self.pages))
+
+    def __del__(self) -> None:
+        self.truncate(0)

@@ -1,0 +1,148 @@
+"""Everything one session remembers: K/V pages, compressed keys, linear states. Knows no weights and no tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from salalocal.cache.compressed_keys import CompressedKeys, fine_and_coarse
+from salalocal.cache.kv_store import KVCache, KVStore
+from salalocal.config import ModelConfig
+from salalocal_kernels import compress_keys
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the linear layers know after `position` tokens, and the logits there.
+
+    Attributes:
+        position: tokens read.
+        states: one [H, Dk, Dv] float32 tensor per lightning layer; never written to.
+        logits: [vocab] float32 of the last position; None at position 0.
+    """
+
+    position: int
+    states: tuple[Tensor, ...]
+    logits: Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held on the device."""
+        return sum(state.nbytes for state in self.states) + (0 if self.logits is None else self.logits.nbytes)
+
+
+class AttentionCache:
+    """What one attention layer remembers, by its index among the attention layers.
+
+    Args:
+        index: position among attention layers.
+        kv: K/V of all attention layers.
+        compressed: fine and coarse compressed keys; None where the layer is always dense.
+    """
+
+    def __init__(self, index: int, kv: KVCache, compressed: tuple[CompressedKeys, CompressedKeys] | None) -> None:
+        self._index = index
+        self._kv = kv
+        self._compressed = compressed
+
+    def append(self, position: int, keys: Tensor, values: Tensor) -> None:
+        """Stores keys and values [T, Hkv, D] of tokens from `position` on and every window they complete."""
+        self._kv.write(self._index, position, keys, values)
+        length = position + keys.shape[0]
+        for level in self._compressed or ():
+            first, stop = level.count(position), level.count(length)
+            if stop > first:
+                start = first * level.stride
+                window = self._kv.keys(self._index, start, (stop - 1) * level.stride + level.kernel_size)
+                level.write(first, compress_keys(window, level.kernel_size, level.stride))
+
+    def compressed_keys(self, length: int) -> tuple[Tensor, Tensor]:
+        """Fine and coarse compressed keys [Hkv, n, D] of the first `length` tokens."""
+        assert self._compressed is not None
+        fine, coarse = self._compressed
+        return fine.upto(length), coarse.upto(length)
+
+    def context(self, length: int) -> Tensor:
+        """Pages [N, Hkv, 2, B, D] of the first `length` tokens in order."""
+        return self._kv.context(self._index, length)
+
+    @property
+    def pages(self) -> Tensor:
+        """All pages [P, Hkv, 2, B, D]."""
+        return self._kv.pages(self._index)
+
+    @property
+    def page_table(self) -> Tensor:
+        """int64 [N]: the page of each block."""
+        return self._kv.page_table
+
+
+class SessionCache:
+    """All layers' memory of one session, and its length in tokens.
+
+    Args:
+        kv: K/V of all attention layers.
+        compressed: compressed keys per attention layer.
+        states: [H, Dk, Dv] per lightning layer, at least float32.
+        length: tokens read.
+    """
+
+    def __init__(
+        self,
+        kv: KVCache,
+        compressed: list[tuple[CompressedKeys, CompressedKeys] | None],
+        states: list[Tensor],
+        length: int,
+    ) -> None:
+        self._kv = kv
+        self._compressed = compressed
+        self.states = states
+        self.length = length
+
+    @staticmethod
+    def empty(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> SessionCache:
+        """A memory of nothing, for K and V in `dtype` on `device`."""
+        kv_heads, dim, layers = config.num_key_value_heads, config.sparse_head_dim, len(config.sparse_layers)
+        store = KVStore(layers, kv_heads, dim, config.block_size, dtype, device)
+        sparse = config.sparse
+        compressed = [fine_and_coarse(sparse, kv_heads, dim, dtype, device) if sparse else None for _ in range(layers)]
+        wide = torch.promote_types(dtype, torch.float32)
+        shape = (config.num_attention_heads, config.head_dim, config.head_dim)
+        states = [torch.zeros(shape, dtype=wide, device=device) for _ in config.lightning_layers]
+        return SessionCache(KVCache(store), compressed, states, 0)
+
+    def attention(self, index: int) -> AttentionCache:
+        """The memory of attention layer number `index` (counted among attention layers)."""
+        return AttentionCache(index, self._kv, self._compressed[index])
+
+    def extend(self, tokens: int) -> None:
+        """Makes room for `tokens` more; `length` moves only with `commit`."""
+        self._kv.extend(self.length, self.length + tokens)
+
+    def commit(self, tokens: int, states: list[Tensor]) -> None:
+        """All layers have read `tokens` more: takes over their states and moves the length."""
+        self.states = states
+        self.length += tokens
+
+    def checkpoint(self, logits: Tensor | None) -> Checkpoint:
+        """A copy of the linear states at the present length."""
+        return Checkpoint(self.length, tuple(state.clone() for state in self.states), logits)
+
+    def rewind(self, checkpoint: Checkpoint) -> None:
+        """Back to `checkpoint`, which must have been taken from these very tokens."""
+        self._kv.truncate(checkpoint.position)
+        self.states = [state.clone() for state in checkpoint.states]
+        self.length = checkpoint.position
+
+    def fork(self) -> SessionCache:
+        """A second memory of the same tokens; K/V and compressed keys are copied only when written to."""
+        compressed = [levels and (levels[0].fork(), levels[1].fork()) for levels in self._compressed]
+        return SessionCache(self._kv.fork(), compressed, [state.clone() for state in self.states], self.length)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of K/V storage (shared by forks), compressed keys and states."""
+        compressed = sum(level.nbytes for levels in self._compressed if levels for level in levels)
+        return self._kv.nbytes + compressed + sum(state.nbytes for state in self.states)

@@ -1,0 +1,1 @@
+"""Who runs when: prefill in chunks, decode step by step, sampling, cancel."""

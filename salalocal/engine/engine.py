@@ -1,0 +1,197 @@
+"""A loaded model and what it can be asked to do: sessions, encoding, answers. Knows no files on disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+
+import psutil
+import torch
+
+from salalocal.cache.session_cache import SessionCache
+from salalocal.config import ModelConfig
+from salalocal.documents import Document
+from salalocal.engine.events import Done, Evidence, Token
+from salalocal.engine.generate import generate
+from salalocal.engine.progress import Progress
+from salalocal.engine.sampling import Sampling
+from salalocal.engine.session import Session
+from salalocal.errors import DoesNotFit, InvalidRequest
+from salalocal.evidence import QuoteIndex
+from salalocal.model.network import Network
+from salalocal.planner import Footprint
+from salalocal.tokenizer import Message, Tokenizer
+
+# Prompts keep a checkpoint this often, so that going back never re-reads more than this.
+_CHECKPOINT_EVERY_TOKENS = 65536
+
+
+class Engine:
+    """A model ready to read and answer. Made by `salalocal.load`; one request at a time.
+
+    Args:
+        network: weights.
+        tokenizer: None for a folder without one; such an engine works with token ids only.
+        sizes: bytes per token and session, for refusing what does not fit.
+        default_chunk: tokens per prefill chunk.
+        name: the model's, for messages.
+    """
+
+    def __init__(
+        self, network: Network, tokenizer: Tokenizer | None, sizes: Footprint, default_chunk: int, name: str
+    ) -> None:
+        self._network = network
+        self._tokenizer = tokenizer
+        self._sizes = sizes
+        self._default_chunk = default_chunk
+        self.name = name
+        self._indexed: tuple[tuple[Document, ...], QuoteIndex] | None = None
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes and switches of the model."""
+        return self._network.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._network.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and activations."""
+        return self._network.dtype
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; raises InvalidRequest where the model folder has none."""
+        if self._tokenizer is None:
+            raise InvalidRequest(f"{self.name} has no tokenizer.json; only token ids can be used with it")
+        return self._tokenizer
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the resident weights."""
+        return self._network.nbytes
+
+    def max_context_tokens(self) -> int:
+        """The longest session that fits now: by free memory, and by the trained length of RoPE attention."""
+        longest = self._sizes.longest_context(available_bytes(self.device))
+        trained = self.config.rope_positions
+        return longest if trained is None else min(longest, trained)
+
+    def length_note(self, tokens: int) -> str | None:
+        """A sentence where `tokens` exceed the length a model without attention positions was trained at."""
+        trained = self.config.max_position_embeddings
+        if self.config.rope_positions is not None or tokens <= trained:
+            return None
+        return f"{tokens:,} tokens are more than the {trained:,} the model was trained at; answers may be less sure"
+
+    def new_session(self, record_selection: bool = False) -> Session:
+        """An empty session; with `record_selection` it can tell which blocks the last call read.
+
+        Raises:
+            DoesNotFit: not even an empty session fits into the free memory.
+        """
+        longest = self.max_context_tokens()
+        if longest < 1:
+            needed, available = self._sizes.context_bytes(1), available_bytes(self.device)
+            raise DoesNotFit(
+                f"a session of {self.name} needs {needed / 2**20:,.0f} MiB and {available / 2**20:,.0f} MiB are free; "
+                "close other programs",
+                needed_bytes=needed,
+                available_bytes=available,
+            )
+        cache = SessionCache.empty(self.config, self.dtype, self.device)
+        return Session(self._network, cache, self._default_chunk, longest, record_selection)
+
+    def encode(self, content: str | Document | Sequence[Message] | Sequence[Document]) -> list[int]:
+        """Text into token ids.
+
+        A text or a document is encoded with special tokens off, each span of a document by itself. Messages give
+        the whole prompt up to the assistant's turn. Documents give the beginning that every prompt about them has,
+        whatever is asked: reading it in advance is work done for every question.
+
+        Raises:
+            InvalidRequest: the model has no tokenizer, or the list mixes messages and documents.
+            BadTokenizer: the chat template fails on the messages.
+        """
+        if isinstance(content, str):
+            return self.tokenizer.encode_text(content)
+        if isinstance(content, Document):
+            spans = (span for file in content.files for span in file.spans)
+            return [token for span in spans for token in self.tokenizer.encode_text(span.text)]
+        messages = [item for item in content if isinstance(item, Message)]
+        documents = [item for item in content if isinstance(item, Document)]
+        if len(messages) == len(content):
+            return self.tokenizer.encode_prompt(messages).ids
+        if len(documents) < len(content):
+            raise InvalidRequest("encode takes a text, a document, a list of messages or a list of documents")
+        prompt = self.tokenizer.encode_prompt([Message("user", "?")], documents)
+        return prompt.ids[: prompt.stable_tokens]
+
+    def generate(
+        self, session: Session, ids: Sequence[int], sampling: Sampling, cancel: threading.Event | None = None
+    ) -> Iterator[Progress | Token | Done]:
+        """Answers the prompt `ids`; what the session already holds of it is not read again.
+
+        Yields `Progress` while reading, a `Token` per token, and `Done`. Errors as for `generate.generate`.
+        """
+        return self._generate(session, ids, sampling, cancel, stable_tokens=0)
+
+    def chat(
+        self,
+        session: Session,
+        messages: Sequence[Message],
+        documents: Sequence[Document],
+        sampling: Sampling,
+        cancel: threading.Event | None = None,
+    ) -> Iterator[Progress | Token | Evidence | Done]:
+        """Answers the last message from the documents.
+
+        The prompt is system message, documents in the order given, then turns, so that a further turn or another
+        question re-reads none of it. Before `Done` comes `Evidence`: where the answer's quotes stand.
+        """
+        prompt = self.tokenizer.encode_prompt(messages, documents)
+        answer: list[str] = []
+        for event in self._generate(session, prompt.ids, sampling, cancel, prompt.stable_tokens):
+            if isinstance(event, Token):
+                answer.append(event.text)
+            elif isinstance(event, Done) and documents:
+                yield Evidence(self._quote_index(documents).match("".join(answer)))
+            yield event
+
+    def _generate(
+        self,
+        session: Session,
+        ids: Sequence[int],
+        sampling: Sampling,
+        cancel: threading.Event | None,
+        stable_tokens: int,
+    ) -> Iterator[Progress | Token | Done]:
+        regular = range(_CHECKPOINT_EVERY_TOKENS, len(ids), _CHECKPOINT_EVERY_TOKENS)
+        return generate(
+            session,
+            ids,
+            sampling,
+            eos_ids={*self.config.eos_token_ids, *self.tokenizer.eos_ids},
+            make_stream=self.tokenizer.stream,
+            checkpoints_at={stable_tokens, *regular},
+            cancel=cancel,
+        )
+
+    def _quote_index(self, documents: Sequence[Document]) -> QuoteIndex:
+        """The index of these documents; kept for the next question about the same ones."""
+        if self._indexed is None or self._indexed[0] != tuple(documents):
+            self._indexed = (tuple(documents), QuoteIndex(documents))
+        return self._indexed[1]
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory free for weights and caches now; a twentieth is left to everything else."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    else:
+        free = psutil.virtual_memory().available
+    return int(free * 0.95)

@@ -1,0 +1,52 @@
+"""What `Engine.generate` and `Engine.chat` yield, besides `Progress`. Plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from salalocal.evidence import QuoteMatch
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token; `text` is "" while a character or a possible stop text is incomplete."""
+
+    id: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where the answer's quotes stand in the documents, in the order of the answer."""
+
+    quotes: tuple[QuoteMatch, ...]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens and seconds of one answer.
+
+    Attributes:
+        prompt_tokens: all of the prompt.
+        reused_tokens: of those, already read before this call.
+        completion_tokens: generated, the end mark not counted.
+        prefill_seconds, decode_seconds: reading the rest of the prompt, and generating.
+    """
+
+    prompt_tokens: int
+    reused_tokens: int
+    completion_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """The answer has ended: at the model's end mark or a stop text, at a length limit, or cancelled."""
+
+    usage: Usage
+    finish_reason: FinishReason
+    reused_tokens: int

@@ -1,0 +1,95 @@
+"""From a path or name to a ready engine: find, check, see that it fits, read. Knows no sessions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from salalocal.config import ModelConfig
+from salalocal.engine.engine import Engine, available_bytes
+from salalocal.errors import DoesNotFit, InvalidRequest
+from salalocal.hub import find_model
+from salalocal.planner import Footprint, footprint
+from salalocal.tokenizer import Tokenizer
+from salalocal.weights.build import build_network, check_tensors
+from salalocal.weights.gguf_source import GgufSource
+from salalocal.weights.safetensors_source import SafetensorsSource
+from salalocal.weights.source import WeightSource
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+# Tokens per chunk: on a CPU about a second of work, so that progress moves and cancel is heard.
+_CHUNK_TOKENS = {"cpu": 256, "cuda": 8192}
+
+
+def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto") -> Engine:
+    """Loads a model: a folder with config.json and safetensors, a .gguf file, or the name of one on this machine.
+
+    Args:
+        path_or_name: a folder without a tokenizer loads for work with token ids.
+        device: "auto" takes the GPU where there is one, "cpu", "cuda".
+        dtype: of weights and activations. "auto": bfloat16 on a GPU and on CPUs that multiply it natively, else
+            float32.
+
+    Raises:
+        ModelNotFound, BadConfig, BadCheckpoint, BadTokenizer, UnsupportedFormat: the model cannot be used as it is.
+        DoesNotFit: the weights exceed the free memory; nothing was allocated.
+        InvalidRequest: device or dtype is not known or not there.
+    """
+    where = resolve_device(device)
+    kind = resolve_dtype(dtype, where)
+    path = find_model(path_or_name)
+    config, source, tokenizer = _open(path)
+    sizes = footprint(config, kind.itemsize, _CHUNK_TOKENS[where.type])
+    check_tensors(config, source)
+    _check_fits(path, sizes, where)
+    network = build_network(config, source, kind, where)
+    return Engine(network, tokenizer, sizes, _CHUNK_TOKENS[where.type], name=path.stem if path.is_file() else path.name)
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto", "cpu" or "cuda" -> the device; raises InvalidRequest."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device not in ("cpu", "cuda"):
+        raise InvalidRequest(f"device is {device!r}; known are auto, cpu, cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidRequest("device is 'cuda', but PyTorch finds no usable NVIDIA GPU; use 'cpu'")
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """ "auto" or a name -> the dtype; raises InvalidRequest."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" or cpu_multiplies_bfloat16() else torch.float32
+    if dtype not in _DTYPES:
+        raise InvalidRequest(f"dtype is {dtype!r}; known are auto, {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16 products; without them it is slower than float32."""
+    # PyTorch keeps the question under a private name; a build without it is treated as a CPU without it.
+    has = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(has is not None and has())
+
+
+def _open(path: Path) -> tuple[ModelConfig, WeightSource, Tokenizer | None]:
+    if path.is_file():
+        gguf = GgufSource(path)
+        return gguf.config, gguf, Tokenizer.from_gguf(gguf.metadata)
+    config = ModelConfig.from_json(path / "config.json")
+    has_tokenizer = (path / "tokenizer.json").is_file()
+    return config, SafetensorsSource(path), Tokenizer.from_folder(path) if has_tokenizer else None
+
+
+def _check_fits(path: Path, sizes: Footprint, device: torch.device) -> None:
+    available = available_bytes(device)
+    needed = sizes.weight_bytes + sizes.context_bytes(0)
+    if needed > available:
+        raise DoesNotFit(
+            f"{path.name}: needs {needed / 2**30:.1f} GiB of {device.type} memory and {available / 2**30:.1f} GiB are "
+            "free; close other programs or take a smaller model",
+            needed_bytes=needed,
+            available_bytes=available,
+        )

@@ -1,0 +1,31 @@
+"""The SwiGLU feed-forward. Knows no norms and no residuals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from salalocal_quant import Weight
+
+# Tokens at once: gate and up of a long chunk would be the largest tensors of the whole network.
+_SLICE_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """Weights of one feed-forward: W_down(silu(W_gate u) * (W_up u))."""
+
+    gate_proj: Weight
+    up_proj: Weight
+    down_proj: Weight
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """u [T, h] -> [T, h], in slices of tokens."""
+        slices = [
+            self.down_proj(functional.silu(self.gate_proj(part)) * self.up_proj(part))
+            for part in u.split(_SLICE_TOKENS)
+        ]
+        return slices[0] if len(slices) == 1 else torch.cat(slices)

@@ -1,0 +1,25 @@
+"""What a layer needs to know about the tokens it is given. Knows no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of new tokens.
+
+    Attributes:
+        first_position: absolute position of the first one.
+        tokens: how many.
+        is_sparse: whether attention layers select blocks; decided on the final length of the whole prompt.
+    """
+
+    first_position: int
+    tokens: int
+    is_sparse: bool
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache once these are read."""
+        return self.first_position + self.tokens

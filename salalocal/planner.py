@@ -1,0 +1,79 @@
+"""What fits where, computed before anything is allocated. Knows sizes only: no torch, no files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from salalocal.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes a loaded model and its contexts take.
+
+    Attributes:
+        weight_bytes: all tensors.
+        token_bytes: K/V and compressed keys per token of context.
+        session_bytes: linear states of one session, whatever its length.
+        workspace_bytes: largest temporaries of one chunk.
+    """
+
+    weight_bytes: int
+    token_bytes: float
+    session_bytes: int
+    workspace_bytes: int
+
+    def context_bytes(self, tokens: int) -> int:
+        """Bytes of one session of `tokens` tokens, weights left out."""
+        return int(self.token_bytes * tokens) + self.session_bytes + self.workspace_bytes
+
+    def longest_context(self, available_bytes: int) -> int:
+        """Tokens of one session that fit into `available_bytes` beside the weights already loaded; 0 if none."""
+        left = available_bytes - self.session_bytes - self.workspace_bytes
+        return max(0, int(left / self.token_bytes)) if self.token_bytes else max(0, left) and 1 << 40
+
+
+def footprint(config: ModelConfig, item_bytes: int, chunk_tokens: int) -> Footprint:
+    """Computes the footprint of `config` with weights, activations and K/V of `item_bytes` each.
+
+    Args:
+        config: the model.
+        item_bytes: 2 for bfloat16, 4 for float32, 8 for float64.
+        chunk_tokens: tokens of a prefill chunk.
+    """
+    channels = config.num_key_value_heads * config.sparse_head_dim
+    per_layer: float = 2 * channels * item_bytes
+    if config.sparse is not None:
+        stride = config.sparse.kernel_stride
+        per_layer += channels * item_bytes * (1 / stride + 1 / (4 * stride))
+    state = config.num_attention_heads * config.head_dim**2 * max(item_bytes, 4)
+    # Storage grows by an eighth beyond need, and the states of a chunk exist before and after it.
+    token_bytes = len(config.sparse_layers) * per_layer * 1.125
+    widest = max(config.intermediate_size * 2, config.hidden_size * 4) + config.hidden_size * 3
+    return Footprint(
+        weight_bytes=parameter_count(config) * item_bytes,
+        token_bytes=token_bytes,
+        session_bytes=2 * len(config.lightning_layers) * state,
+        workspace_bytes=min(chunk_tokens, 4096) * widest * max(item_bytes, 4) + (256 << 20),
+    )
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Numbers in all tensors; a tied head counts once."""
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    kv = config.num_key_value_heads * config.sparse_head_dim
+    sparse = 2 * hidden * hidden + 2 * kv * hidden + (hidden * hidden if config.attn_use_output_gate else 0)
+    wide, lightning_kv = heads * config.head_dim, config.lightning_nkv * config.head_dim
+    lightning = 2 * wide * hidden + 2 * lightning_kv * hidden
+    lightning += wide * hidden if config.use_output_gate else 0
+    lightning += 2 * config.head_dim if config.qk_norm else 0
+    lightning += wide if config.use_output_norm else 0
+    every_layer = 3 * config.intermediate_size * hidden + 2 * hidden
+    embeddings = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
+    return (
+        embeddings
+        + hidden
+        + config.num_hidden_layers * every_layer
+        + len(config.sparse_layers) * sparse
+        + len(config.lightning_layers) * lightning
+    )
