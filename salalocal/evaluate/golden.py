@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
@@ -33,20 +34,20 @@ DtypeName = Literal["float32", "float64", "bfloat16"]
 class Limits:
     """What a run must reach: greatest |logit| and |state| difference, and the margin from which sets must agree.
 
-    `rms_ratio` replaces the logit and state limits in bfloat16: rms error over that of plain PyTorch in bfloat16 on
-    the CPU.
+    In bfloat16 the rounding of activations alone moves logits by tenths and sets by more than their margin, so such
+    a run is held to `plain_ratio` times the errors of plain PyTorch in bfloat16 on the CPU instead.
     """
 
     logit: float
     state: float
     margin: float
-    rms_ratio: float | None = None
+    plain_ratio: float | None = None
 
 
 LIMITS: dict[DtypeName, Limits] = {
     "float32": Limits(logit=1e-3, state=1e-3, margin=1e-5),
     "float64": Limits(logit=1e-5, state=1e-5, margin=1e-5),
-    "bfloat16": Limits(logit=float("inf"), state=float("inf"), margin=2.0**-7, rms_ratio=2.0),
+    "bfloat16": Limits(logit=float("inf"), state=float("inf"), margin=2.0**-7, plain_ratio=2.0),
 }
 
 
@@ -165,12 +166,14 @@ def run_case(case: GoldenCase, *, dtype: DtypeName, device: str, chunk_size: int
     limits = LIMITS[dtype]
     run = _Run(load(case.model, device=device, dtype=dtype), case, limits.margin)
     run.execute(chunk_size)
-    reason = run.judge(limits)
-    if not reason and limits.rms_ratio is not None and device != "cpu":
+    if limits.plain_ratio is None:
+        reason = run.judge(limits)
+    elif device == "cpu":
+        reason = run.judge_finite()
+    else:
         plain = _Run(load(case.model, device="cpu", dtype=dtype), case, limits.margin)
         plain.execute(chunk_size)
-        if run.prefill_rms > limits.rms_ratio * plain.prefill_rms:
-            reason = f"rms error {run.prefill_rms:.2e}, plain PyTorch on the CPU has {plain.prefill_rms:.2e}"
+        reason = run.judge_finite() or run.judge_against(plain, limits.plain_ratio)
     return CaseResult(
         case=case.name,
         chunk_size=chunk_size,
@@ -226,25 +229,40 @@ class _Run:
 
     def judge(self, limits: Limits) -> str:
         """The first limit that was not kept, "" where all were. NaN fails every comparison."""
-        if not self.prefill_error < limits.logit and limits.rms_ratio is None:
+        if not self.prefill_error < limits.logit:
             return f"prefill logits differ by {self.prefill_error:.2e}, allowed is {limits.logit:.0e}"
-        if not self.decode_error < limits.logit and limits.rms_ratio is None:
+        if not self.decode_error < limits.logit:
             return f"decode logits differ by {self.decode_error:.2e}, allowed is {limits.logit:.0e}"
-        if not self.state_error < limits.state and limits.rms_ratio is None:
+        if not self.state_error < limits.state:
             return f"states differ by {self.state_error:.2e}, allowed is {limits.state:.0e}"
         if self.changed_within_margin:
             return f"{self.changed_within_margin} block sets differ though their margin exceeds {limits.margin:.0e}"
-        if self.argmax_mismatches and limits.rms_ratio is None:
+        if self.argmax_mismatches:
             return f"{self.argmax_mismatches} decode steps have another likeliest token"
-        if not self.prefill_rms < float("inf"):
-            return "logits are not finite"
+        return ""
+
+    def judge_finite(self) -> str:
+        """ "" where all errors are finite."""
+        errors = (self.prefill_error, self.decode_error, self.state_error)
+        return "" if all(map(isfinite, errors)) else "logits or states are not finite"
+
+    def judge_against(self, plain: _Run, ratio: float) -> str:
+        """Holds the errors to `ratio` times those of `plain`; two sets more, for cases so small that it has none."""
+        if not self.prefill_rms <= ratio * plain.prefill_rms:
+            return f"rms error {self.prefill_rms:.2e}, plain PyTorch on the CPU has {plain.prefill_rms:.2e}"
+        if self.changed_within_margin > ratio * plain.changed_within_margin + 2:
+            return (
+                f"{self.changed_within_margin} block sets beyond their margin differ, plain PyTorch on the CPU has "
+                f"{plain.changed_within_margin}"
+            )
         return ""
 
     def _compare_states(self, session: Session, prefix: str) -> None:
         for layer in self._engine.config.lightning_layers:
             expected = self._case.require(f"{prefix}.layer{layer}").double()
-            difference = session.linear_state(layer).double().cpu() - expected
-            self.state_error = max(self.state_error, _greatest(difference))
+            difference = (session.linear_state(layer).double().cpu() - expected).abs()
+            # Less what storing the expectation in float32 rounded away, which a float64 run would be blamed for.
+            self.state_error = max(self.state_error, _greatest((difference - expected.abs() * 2.0**-24).clamp(min=0)))
 
     def _compare_sets(self, session: Session, layer: int, sets: str, margins: str, rows: slice) -> None:
         """Compares the last call's sets with the bitmaps [Hkv, queries, bytes] of the case (all 0 where dense)."""

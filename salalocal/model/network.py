@@ -70,14 +70,16 @@ class Network:
             record: told the selection of every sparse layer.
 
         Returns:
-            [T, h]: the residual stream after the last layer.
+            [T, h]: the residual stream after the last layer, at least float32.
         """
         config = self.config
         span = Span(cache.length, ids.shape[0], is_sparse)
         cache.extend(span.tokens)
         states: list[Tensor] = []
         attention_index = 0
-        x = self.embedding.rows(ids) * config.scale_emb
+        # The residual stream stays at least float32: rounding it to bfloat16 at every addition is the largest error
+        # of a bfloat16 run, and moves block selections (docs/correctness.md has the figures).
+        x = self.embedding.rows(ids).to(torch.promote_types(self.dtype, torch.float32)) * config.scale_emb
         for number, layer in enumerate(self.layers):
             y = rms_norm(x, layer.input_norm, config.rms_norm_eps)
             if isinstance(layer.mixer, SparseLayer):

@@ -44,7 +44,7 @@ def block_scores(
     Returns:
         [Hkv, T, num_blocks] float32 (float64 for float64 input); -inf where no compressed key overlaps the block.
     """
-    tokens, heads, dim = q.shape
+    tokens, heads, _ = q.shape
     kv_heads, fine_count, _ = k1.shape
     group = heads // kv_heads
     wide = torch.promote_types(q.dtype, torch.float32)
@@ -56,22 +56,21 @@ def block_scores(
             stop = min(start + rows, tokens)
             positions = torch.arange(first_position + start, first_position + stop, device=q.device)
             q_tile = q[start:stop, head * group : (head + 1) * group].to(wide) * scale
-            p = _group_probabilities(q_tile.reshape(-1, dim), fine, coarse, positions, kernel_stride)
+            p = _group_probabilities(q_tile, fine, coarse, positions, kernel_stride)
             scores[head, start:stop] = _max_pool(p, block_size // kernel_stride, num_blocks)
     return scores
 
 
 def _group_probabilities(q: Tensor, fine: Tensor, coarse: Tensor, positions: Tensor, stride: int) -> Tensor:
-    """P of one kv head: q [T * G, D] scaled -> [T, n1]."""
-    tokens = positions.shape[0]
+    """P of one kv head: q [T, G, D] scaled -> [T, n1]."""
     fine_visible = _visible(positions, fine.shape[0], stride)
     coarse_visible = _visible(positions, coarse.shape[0], 4 * stride)
-    coarse_logits = (q @ coarse.T).reshape(tokens, -1, coarse.shape[0])
+    coarse_logits = q @ coarse.T
     coarse_logits.masked_fill_(~coarse_visible[:, None], -torch.inf)
     lse = torch.logsumexp(coarse_logits, dim=-1)
     # A row without visible coarse keys has lse = -inf and scores 0 throughout.
     lse = lse.masked_fill(lse == -torch.inf, torch.inf)
-    logits = (q @ fine.T).reshape(tokens, -1, fine.shape[0])
+    logits = q @ fine.T
     p = logits.sub_(lse[..., None]).exp_().sum(dim=1)
     return p.masked_fill_(~fine_visible, 0)
 
