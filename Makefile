@@ -4,8 +4,8 @@
 SHELL := /bin/sh
 BIN := .venv/bin
 PY := $(BIN)/python
-DOCUMENT := examples/kestrel-rock.md
-QUESTION := Who designed the lighthouse on Kestrel Rock?
+DOCUMENT := examples/kestrel-rock.pdf
+QUESTION := When was the lamp lit for the first time?
 
 .PHONY: help setup demo test test-gpu lint lock clean
 

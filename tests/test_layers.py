@@ -28,6 +28,7 @@ MAY_NOT_IMPORT = {
     "engine": DOORS,
     "model": (*DOORS, "engine"),
     "cache": (*DOORS, "engine", "model"),
+    "weights": (*DOORS, "engine"),
     **dict.fromkeys(
         ("config", "errors", "documents", "evidence", "hub", "planner", "tokenizer"),
         (*DOORS, "engine", "model", "cache"),
@@ -40,7 +41,9 @@ NO_TORCH = (
     "salalocal.errors",
     "salalocal.evidence",
     "salalocal.documents",
+    "salalocal.hub",
     "salalocal.planner",
+    "salalocal.tokenizer",
     "salalocal.cache.page_table",
     "salalocal.engine.schedule",
 )
