@@ -290,4 +290,4 @@ def _bitmap(blocks: Tensor, width: int) -> Tensor:
     member = torch.zeros(*blocks.shape[:2], width * 8 + 1, dtype=torch.uint8)
     member.scatter_(2, blocks.long() % (width * 8 + 1), 1)
     weights = torch.tensor([1 << bit for bit in range(8)], dtype=torch.uint8)
-    return (member[..., :-1].unflatten(-1, (width, 8)) * weights).sum(-1, dtype=torch.uint8)
+    return (member[..., :-1].reshape(*blocks.shape[:2], width, 8) * weights).sum(-1).to(torch.uint8)

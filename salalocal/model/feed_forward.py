@@ -26,6 +26,6 @@ class FeedForward:
         """u [T, h] -> [T, h], in slices of tokens."""
         slices = [
             self.down_proj(functional.silu(self.gate_proj(part)) * self.up_proj(part))
-            for part in u.split(_SLICE_TOKENS)
+            for part in torch.split(u, _SLICE_TOKENS)
         ]
         return slices[0] if len(slices) == 1 else torch.cat(slices)
