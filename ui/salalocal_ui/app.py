@@ -1,0 +1,171 @@
+"""`salalocal ui`: loads a model, serves the window on this machine, and ends cleanly.
+
+Knows the server, the port and the temporary folder; the page itself is page.py, who may talk to it security.py.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import tempfile
+import threading
+import webbrowser
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import salalocal
+from salalocal import Engine, InvalidRequest
+from salalocal_ui.session import Desk, add_all
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+DEFAULT_MODEL = "smollm2"
+LOOPBACK = "127.0.0.1"
+MAX_REQUEST_BYTES = 2**30
+SHUTDOWN_SECONDS = 3
+
+
+def run(
+    model: str | None,
+    *,
+    host: str = LOOPBACK,
+    port: int = 7860,
+    documents: Sequence[Path] = (),
+    open_browser: bool = True,
+) -> None:
+    """Serve the window until Ctrl-C.
+
+    `model`: path, or the name of a model on this machine; None takes the demo model. `documents`: files and
+    folders put on the shelf at the start. `port`: 0 takes any free one.
+
+    Raises:
+        InvalidRequest: `host` is not this machine, or the port is taken or out of range.
+        SalaError: the model cannot be loaded.
+    """
+    name = model or DEFAULT_MODEL
+    with listen(host, port) as listener:
+        sys.stderr.write(f"Loading {Path(name).name}\n")
+        engine = salalocal.load(name)
+        serve(engine, Path(name).name, listener, documents=documents, open_browser=open_browser)
+
+
+def serve(
+    engine: Engine,
+    model_name: str,
+    listener: socket.socket,
+    *,
+    documents: Sequence[Path] = (),
+    open_browser: bool = False,
+) -> None:
+    """Serve a loaded engine on a listening socket until Ctrl-C; returns once everything is put away."""
+    with temporary_uploads():
+        desk = Desk(engine, model_name=model_name)
+        try:
+            add_all(desk, documents)
+            _run_server(application(desk), listener, open_browser)
+        finally:
+            desk.close()
+
+
+@contextmanager
+def temporary_uploads() -> Iterator[Path]:
+    """A folder for uploaded copies and for nothing else, removed at the end; also switches Gradio's telemetry off.
+
+    Must surround the first import of gradio: it reads both settings while it is imported.
+    """
+    with tempfile.TemporaryDirectory(prefix="salalocal-ui-", ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        yield Path(folder)
+
+
+def application(desk: Desk) -> ASGIApp:
+    """The guarded web application over a desk. Imports gradio, so the settings above come first."""
+    import gradio as gr
+    from fastapi import FastAPI
+
+    from salalocal_ui.page import MAX_UPLOAD_MIB, build
+    from salalocal_ui.security import LocalOnly
+    from salalocal_ui.theme import STYLE_SHEET, window_theme
+
+    outer = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    gr.mount_gradio_app(
+        outer,
+        build(desk),
+        path="/",
+        server_name=LOOPBACK,
+        footer_links=[],
+        run_history=False,
+        max_file_size=MAX_UPLOAD_MIB * 2**20,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=window_theme(),
+        css_paths=[STYLE_SHEET],
+    )
+    return LocalOnly(outer, max_body_bytes=MAX_REQUEST_BYTES)
+
+
+@contextmanager
+def listen(host: str, port: int) -> Iterator[socket.socket]:
+    """The listening socket, opened before the model is loaded: a taken port must not cost a minute of waiting.
+
+    Raises:
+        InvalidRequest: `host` is not this machine, or the port is taken or out of range.
+    """
+    if host not in (LOOPBACK, "localhost"):
+        raise InvalidRequest(f"--host {host}: the window is served on {LOOPBACK} only; leave --host out")
+    if not 0 <= port <= 65535:
+        raise InvalidRequest(f"--port {port}: a port is a number from 0 to 65535")
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        if os.name == "posix":
+            # There it means "the last run's closing connections do not count"; on Windows it would share the port.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((LOOPBACK, port))
+            listener.listen(128)
+        except OSError as error:
+            raise InvalidRequest(
+                f"port {port} cannot be used ({error.strerror}); close the other window, "
+                f"or choose another with --port {port + 1 if port < 65535 else port - 1}"
+            ) from error
+        yield listener
+
+
+def _run_server(app: ASGIApp, listener: socket.socket, open_browser: bool) -> None:
+    import uvicorn
+
+    url = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        # The page keeps a stream open for as long as it is shown; Ctrl-C does not wait for it.
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    threading.Thread(target=_announce, args=(server, url, open_browser), daemon=True).start()
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        # uvicorn has shut down and passes the signal on; that is how this command is meant to end.
+        sys.stderr.write("\n")
+
+
+def _announce(server: object, url: str, open_browser: bool, open_url: Callable[[str], bool] = webbrowser.open) -> None:
+    """Say where the window is once it answers, and open it."""
+    while not getattr(server, "started", False):
+        if getattr(server, "should_exit", False):
+            return
+        threading.Event().wait(0.05)
+    sys.stderr.write(f"The window is at {url} (Ctrl-C ends it)\n")
+    sys.stderr.flush()
+    if open_browser:
+        open_url(url)

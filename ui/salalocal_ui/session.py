@@ -1,0 +1,364 @@
+"""The desk behind the window: one engine, one shelf of documents, one conversation, one worker.
+
+Knows salalocal's public names; knows nothing of Gradio or HTML. Every request (add, read, ask) is a job on one
+worker thread, so the engine never serves two at once and a request that has to wait can be told so. The page
+only looks: `view()` is a snapshot, and closing the page stops nothing.
+
+Two sessions: the *reader* holds the documents and nothing else, so that what was read survives a cancelled
+reading, a new conversation and a document added behind it; the *talk* is a fork of it that holds the turns.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import salalocal
+from salalocal import BadInput, Cancelled, Document, Engine, InvalidRequest, SalaError, Session
+from salalocal_ui.state import Activity, FileCount, Item, Notice, Reading, Task, Turn, View, messages_of
+
+logger = logging.getLogger(__name__)
+
+# So that taking a document away or adding one in between re-reads at most this much before it.
+CHECKPOINT_EVERY_TOKENS = 65536
+
+STOPPED = Notice("Stopped. What was read is kept.")
+
+
+@dataclass
+class _Job:
+    task: Task
+    label: str
+    cancel: threading.Event = field(default_factory=threading.Event)
+    reading: Reading | None = None
+
+
+class Desk:
+    """What the window works on. All methods return at once; the work is done by one thread.
+
+    `engine`: a loaded model. `model_name`: shown to the user. `sampling`: how answers are drawn.
+    `read`: path to Document, replaceable by tests. Raises nothing after construction: what goes wrong becomes
+    a `Notice` in the view.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        model_name: str,
+        sampling: salalocal.Sampling | None = None,
+        read: Callable[[Path], Document] = salalocal.read,
+    ) -> None:
+        self._engine = engine
+        self._model_name = model_name
+        self._sampling = sampling or salalocal.Sampling()
+        self._read_path = read
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="salalocal-desk")
+        self._lock = threading.Lock()
+        # Everything below is read and written under the lock.
+        self._jobs: list[_Job] = []
+        self._version = 0
+        self._next_id = 1
+        self._items: list[Item] = []
+        self._documents: dict[int, Document] = {}
+        self._turns: list[Turn] = []
+        self._notices: list[Notice] = []
+        self._total_tokens = 0
+        self._read_tokens = 0
+        self._limit_tokens = engine.max_context_tokens()
+        # Only the worker touches these.
+        self._reader: Session | None = None
+        self._talk: Session | None = None
+
+    def view(self) -> View:
+        """What there is to show now."""
+        with self._lock:
+            return View(
+                version=self._version,
+                model=self._model_name,
+                items=tuple(self._items),
+                read_tokens=self._read_tokens,
+                total_tokens=self._total_tokens,
+                limit_tokens=self._limit_tokens,
+                activity=self._activity(),
+                notices=tuple(self._notices),
+                turns=tuple(self._turns),
+            )
+
+    def add(self, path: Path, *, then_delete: bool = False) -> None:
+        """Put a file, folder or archive on the shelf and count its tokens.
+
+        `then_delete`: the path is an uploaded copy of ours; it goes as soon as its text is here.
+        """
+        self._submit("adding", path.name or str(path), lambda job: self._add(path, then_delete, job))
+
+    def remove(self, item_id: int) -> None:
+        """Take a document off the shelf; ids that are not there are ignored."""
+        self._submit("tidying", "taking a document away", lambda _job: self._remove(item_id))
+
+    def read(self) -> None:
+        """Read what is on the shelf and not read yet; goes on where a stopped reading ended."""
+        self._submit("reading", "the documents", self._read_documents)
+
+    def ask(self, question: str) -> None:
+        """Ask about the documents; what is unread is read first. An empty question is ignored."""
+        question = question.strip()
+        if question:
+            self._submit("answering", question, lambda job: self._ask(question, job))
+
+    def new_conversation(self) -> None:
+        """Forget the turns, keep what was read."""
+        self._submit("tidying", "a new conversation", lambda _job: self._forget_turns())
+
+    def stop(self) -> None:
+        """Stop what runs and drop what waits; keeps what was read and said."""
+        with self._lock:
+            for job in self._jobs:
+                job.cancel.set()
+            self._version += 1
+
+    def close(self) -> None:
+        """Stop, and wait for the running job to end. The desk takes no further request."""
+        self.stop()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    # ---- requests -------------------------------------------------------------------------------------------
+
+    def _submit(self, task: Task, label: str, work: Callable[[_Job], None]) -> None:
+        job = _Job(task, label)
+        with self._lock:
+            if not self._jobs:
+                self._notices.clear()
+            self._jobs.append(job)
+            self._version += 1
+        future = self._pool.submit(self._run, job, work)
+        future.add_done_callback(lambda done: self._finish(job, done))
+
+    def _run(self, job: _Job, work: Callable[[_Job], None]) -> None:
+        if job.cancel.is_set():
+            self._notify(Notice(f"Stopped before it began: {job.label}."))
+            return
+        try:
+            work(job)
+        except Cancelled:
+            self._notify(STOPPED)
+        except SalaError as error:
+            self._notify(refusal(error))
+
+    def _finish(self, job: _Job, future: Future[None]) -> None:
+        try:
+            error = future.exception()
+        except CancelledError:
+            error = None
+        with self._lock:
+            self._jobs.remove(job)
+            if error is not None:
+                self._notices.append(unforeseen(error))
+            self._version += 1
+        if error is not None:
+            logger.error("%s %s failed", job.task, job.label, exc_info=error)
+
+    def _notify(self, notice: Notice) -> None:
+        with self._lock:
+            self._notices.append(notice)
+            self._version += 1
+
+    def _activity(self) -> Activity | None:
+        if not self._jobs:
+            return None
+        running, *waiting = self._jobs
+        return Activity(
+            task=running.task,
+            label=running.label,
+            reading=running.reading,
+            stopping=running.cancel.is_set(),
+            waiting=tuple(job.label for job in waiting),
+        )
+
+    # ---- the shelf ------------------------------------------------------------------------------------------
+
+    def _add(self, path: Path, then_delete: bool, job: _Job) -> None:
+        try:
+            document = self._read_path(path)
+        finally:
+            if then_delete:
+                path.unlink(missing_ok=True)
+        with self._lock:
+            known = document in self._documents.values()
+        if known:
+            raise InvalidRequest(f"{document.name} is already here")
+        if not document.files:
+            reason = document.skipped[0].reason if document.skipped else "it is empty"
+            raise salalocal.BadDocument(f"there is no text to read in {document.name}: {reason}")
+        counts = []
+        for file in document.files:
+            if job.cancel.is_set():
+                self._notify(Notice(f"Stopped; {document.name} was not added."))
+                return
+            counts.append(FileCount(file.path, self._count(replace(document, files=(file,), skipped=()))))
+        with self._lock:
+            item = Item(self._next_id, document.name, tuple(counts), document.skipped)
+            self._next_id += 1
+            self._items.append(item)
+            self._documents[item.id] = document
+        self._shelf_changed()
+
+    def _count(self, document: Document) -> int:
+        return len(self._engine.encode(document))
+
+    def _remove(self, item_id: int) -> None:
+        with self._lock:
+            self._items = [item for item in self._items if item.id != item_id]
+            self._documents.pop(item_id, None)
+        self._shelf_changed()
+
+    def _shelf_changed(self) -> None:
+        """Recount what is to be read; the reader goes back to where the documents still begin the same way."""
+        ids = self._prefix_ids()
+        if not ids:
+            self._reader = None
+        kept = self._reader.keep_common(ids) if self._reader is not None else 0
+        self._talk = None
+        limit = self._reader.max_tokens if self._reader is not None else self._engine.max_context_tokens()
+        with self._lock:
+            self._total_tokens = len(ids)
+            self._read_tokens = kept
+            self._limit_tokens = limit
+            self._version += 1
+
+    def _prefix_ids(self) -> list[int]:
+        """The ids with which every prompt about these documents begins; empty without documents."""
+        with self._lock:
+            documents = list(self._documents.values())
+        return self._engine.encode(documents) if documents else []
+
+    # ---- reading and answering ------------------------------------------------------------------------------
+
+    def _read_documents(self, job: _Job) -> None:
+        ids = self._prefix_ids()
+        if not ids:
+            return
+        if self._reader is None:
+            self._reader = self._engine.new_session()
+        reader = self._reader
+        start = reader.length
+        if start >= len(ids):
+            return
+
+        def on_progress(progress: salalocal.Progress) -> None:
+            self._show_reading(job, start + progress.done_tokens, len(ids), progress)
+
+        with self._lock:
+            job.reading = Reading(start, len(ids))
+            self._version += 1
+        try:
+            reader.prefill(
+                ids[start:],
+                final_length=len(ids),
+                checkpoints_at=range(
+                    start - start % CHECKPOINT_EVERY_TOKENS + CHECKPOINT_EVERY_TOKENS,
+                    len(ids),
+                    CHECKPOINT_EVERY_TOKENS,
+                ),
+                on_progress=on_progress,
+                cancel=job.cancel,
+            )
+            # Every question about these documents comes back to here.
+            reader.checkpoint()
+        finally:
+            # Also after a refusal or a cancel: the session says itself how much it holds.
+            with self._lock:
+                self._read_tokens = reader.length
+                job.reading = None
+                self._version += 1
+
+    def _show_reading(self, job: _Job, done: int, total: int, progress: salalocal.Progress) -> None:
+        with self._lock:
+            job.reading = Reading(done, total, progress.tokens_per_second, progress.seconds_left)
+            self._version += 1
+
+    def _ask(self, question: str, job: _Job) -> None:
+        with self._lock:
+            messages = [*messages_of(self._turns), salalocal.Message(role="user", content=question)]
+            documents = list(self._documents.values())
+            self._turns.append(Turn(question))
+            self._version += 1
+        try:
+            self._read_documents(job)
+            self._answer(messages, documents, job)
+        except Cancelled:
+            self._change_turn(notice=STOPPED)
+        except SalaError as error:
+            # The half-made session may hold part of this question; the next one starts from the documents.
+            self._talk = None
+            self._change_turn(notice=refusal(error))
+        finally:
+            self._change_turn(finished=True)
+
+    def _answer(self, messages: list[salalocal.Message], documents: list[Document], job: _Job) -> None:
+        if self._talk is None:
+            self._talk = self._reader.fork() if self._reader is not None else self._engine.new_session()
+        answer: list[str] = []
+        events = self._engine.chat(self._talk, messages, documents, self._sampling, cancel=job.cancel)
+        for event in events:
+            if isinstance(event, salalocal.Progress):
+                self._show_reading(job, event.done_tokens, event.total_tokens, event)
+            elif isinstance(event, salalocal.Token):
+                answer.append(event.text)
+                self._end_reading(job)
+                self._change_turn(answer="".join(answer))
+            elif isinstance(event, salalocal.Evidence):
+                self._change_turn(quotes=event.quotes)
+            else:
+                self._change_turn(usage=event.usage, notice=ending(event.finish_reason, self._sampling))
+
+    def _end_reading(self, job: _Job) -> None:
+        with self._lock:
+            job.reading = None
+
+    def _change_turn(self, **changes: object) -> None:
+        with self._lock:
+            if self._turns:
+                self._turns[-1] = replace(self._turns[-1], **changes)  # type: ignore[arg-type]
+            self._version += 1
+
+    def _forget_turns(self) -> None:
+        self._talk = None
+        with self._lock:
+            self._turns.clear()
+            self._version += 1
+
+
+def add_all(desk: Desk, paths: Iterable[Path], *, then_delete: bool = False) -> None:
+    """Put several paths on the shelf in the order given."""
+    for path in paths:
+        desk.add(path, then_delete=then_delete)
+
+
+def refusal(error: SalaError) -> Notice:
+    """An error of ours as a sentence on the page."""
+    text = str(error)
+    return Notice(text[:1].upper() + text[1:], "refused" if isinstance(error, BadInput) else "failed")
+
+
+def unforeseen(error: BaseException) -> Notice:
+    """An error nobody planned for: its kind and text; the traceback goes to the log."""
+    detail = " ".join(str(error).split())[:300]
+    return Notice(
+        f"Something broke that was not foreseen ({type(error).__name__}: {detail}); the terminal shows where. "
+        "What was read before is kept.",
+        "failed",
+    )
+
+
+def ending(finish_reason: str, sampling: salalocal.Sampling) -> Notice | None:
+    """What to say about how an answer ended, if it did not end by itself."""
+    if finish_reason == "cancelled":
+        return Notice("Stopped.")
+    if finish_reason == "length":
+        return Notice(f"The answer was cut at {sampling.max_tokens:,} tokens; ask it to go on.")
+    return None
