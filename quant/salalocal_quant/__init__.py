@@ -10,16 +10,27 @@ from salalocal_quant.gguf_llama import (
     llama_tensor_names,
     read_llama_tensor,
 )
+from salalocal_quant.int4 import Int4Weight
+from salalocal_quant.int8 import Int8Weight
+from salalocal_quant.packed import GROUP_SIZES, PackedWeight
+from salalocal_quant.packing import PackedError, pack_int4, unpack_int4
 
 __all__ = [
+    "GROUP_SIZES",
     "DenseWeight",
     "GgufError",
     "GgufFile",
     "GgufTensor",
+    "Int4Weight",
+    "Int8Weight",
+    "PackedError",
+    "PackedWeight",
     "UnsupportedGguf",
     "Weight",
     "llama_config",
     "llama_tensor_name",
     "llama_tensor_names",
+    "pack_int4",
     "read_llama_tensor",
+    "unpack_int4",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from salalocal_kernels import linear
 from torch import Tensor
+
+from salalocal_kernels import linear
 
 
 class Weight(Protocol):
