@@ -1,0 +1,116 @@
+"""The verbs put together, and how a run ends: exit codes, errors in one line, tracebacks with --debug.
+
+0    done
+1    it failed, and other input would not have helped
+2    the input can be corrected: a file, a name, an option
+130  stopped by Ctrl-C
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+import salalocal
+from salalocal.cli import ask, chat, doc, doctor, models, verify, window
+from salalocal.cli.terminal import print_error, stdout
+from salalocal.errors import BadInput, Cancelled, SalaError
+
+EXIT_FAILURE = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="salalocal",
+    help="Read whole documents into a language model on this machine, and ask about them.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere on the line.")
+    ] = False,
+) -> None:
+    del debug  # taken off the line by main, which is the one place that ends a run
+    if version:
+        stdout().out(f"salalocal {salalocal.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        stdout().out(context.get_help())
+        raise typer.Exit
+
+
+for verb in (chat, ask, doc, models, doctor, verify, window):
+    verb.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command line and leave the process with its exit code.
+
+    Args:
+        arguments: the words after `salalocal`; those of the process when None.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    _accept_any_character()
+    if not debug:
+        sys.excepthook = _unexpected
+    sys.exit(_run(words, debug))
+
+
+def _run(words: list[str], debug: bool) -> int:
+    try:
+        # Not `app(words)`: that would put typer's own excepthook in the place of ours.
+        code = get_command(app).main(words, prog_name="salalocal", standalone_mode=False)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        verb = context.command_path if context is not None else "salalocal"
+        print_error(f"{error.format_message().rstrip('.')}; '{verb} --help' explains")
+        return EXIT_BAD_INPUT
+    except Cancelled as error:
+        return _report(error, debug, EXIT_INTERRUPTED)
+    except BadInput as error:
+        return _report(error, debug, EXIT_BAD_INPUT)
+    except SalaError as error:
+        return _report(error, debug, EXIT_FAILURE)
+    except BrokenPipeError:
+        # The reader of our output has gone (`salalocal list | head`); flushing again at exit would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: SalaError, debug: bool, code: int) -> int:
+    if debug:
+        traceback.print_exception(error)
+    print_error(str(error))
+    return code
+
+
+def _unexpected(kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+    """`sys.excepthook` of a run without --debug: an error nobody foresaw, still in one line."""
+    detail = f": {error}" if str(error) else ""
+    print_error(f"unexpected {kind.__name__}{detail} (the same command with --debug shows where)")
+
+
+def _accept_any_character() -> None:
+    """A Windows console or a C locale cannot show every character; it gets '?' rather than a crash."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -1,0 +1,97 @@
+"""`salalocal ask PATH... QUESTION`: one question about documents, one answer, the places of its quotes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import salalocal
+from salalocal.cli.interrupt import cancel_on_interrupt
+from salalocal.cli.opening import choose_model, load_engine, read_documents, saying_what_to_drop
+from salalocal.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MaxTokensOption,
+    ModelOption,
+    SeedOption,
+    TemperatureOption,
+)
+from salalocal.cli.terminal import print_json, print_note
+from salalocal.cli.turn import Turn, figures, follow, print_quotes, quotes_as_data, usage_as_data
+from salalocal.errors import Cancelled, InvalidRequest
+
+EXIT_INTERRUPTED = 130
+
+
+def ask(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Files, folders or zip archives to read.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotation marks.")],
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    max_tokens: MaxTokensOption = 512,
+    temperature: TemperatureOption = 0.0,
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+) -> None:
+    """Read documents, answer one question about them, and say where quoted sentences stand.
+
+    The answer and the places go to stdout, progress to stderr. Nothing is ever cut off: documents that
+    do not fit are refused with the numbers. Ctrl-C stops and exits with 130.
+    """
+    if not question.strip():
+        raise InvalidRequest("the question is empty")
+    if Path(question).exists():
+        raise InvalidRequest(f"the last word must be the question, and {question} is a file or folder")
+    sampling = salalocal.Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens)
+    name = choose_model(model)
+    documents = read_documents(paths)
+    engine = load_engine(name, device, dtype)
+    messages = [salalocal.Message("user", question)]
+    with cancel_on_interrupt() as cancel, saying_what_to_drop(engine, documents):
+        session = engine.new_session()
+        try:
+            turn = follow(engine.chat(session, messages, documents, sampling, cancel=cancel), silent=json)
+        except Cancelled as error:
+            print_note(f"stopped while reading, after {error.length:,} tokens")
+            raise typer.Exit(EXIT_INTERRUPTED) from error
+    if json:
+        print_json(
+            {
+                "model": name,
+                "question": question,
+                "answer": turn.answer,
+                "finish_reason": turn.done.finish_reason,
+                "quotes": quotes_as_data(turn.quotes),
+                "documents": [
+                    {
+                        "name": document.name,
+                        "files": [file.path for file in document.files],
+                        "skipped": [{"path": one.path, "reason": one.reason} for one in document.skipped],
+                    }
+                    for document in documents
+                ],
+                "usage": usage_as_data(turn.done),
+            }
+        )
+    else:
+        _print_end(turn, name, max_tokens)
+    if turn.stopped:
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _print_end(turn: Turn, name: str, max_tokens: int) -> None:
+    print_quotes(turn.quotes)
+    if turn.stopped:
+        print_note("stopped")
+    elif turn.done.finish_reason == "length":
+        print_note(f"ended at {max_tokens:,} tokens; --max-tokens allows more")
+    print_note(f"{name} · {figures(turn.done)}")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb to the command line."""
+    app.command("ask", short_help="Answer one question about documents.")(ask)

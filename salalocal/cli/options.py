@@ -1,0 +1,35 @@
+"""Options that several verbs share, each spelled and explained once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "float32", "bfloat16", "float64"]
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME_OR_PATH",
+        help="A name from 'salalocal list', a model folder or a .gguf file. "
+        "Without it: the one model installed, else the demo model.",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where the model runs.")]
+DtypeOption = Annotated[
+    Dtype, typer.Option("--dtype", help="Number format of the arithmetic; auto takes what the device does best.")
+]
+MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, metavar="N", help="Longest answer, in tokens.")]
+TemperatureOption = Annotated[
+    float,
+    typer.Option("--temperature", min=0.0, metavar="T", help="0 always takes the likeliest token; higher varies more."),
+]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, metavar="N", help="Same seed, same answer, where the temperature is above 0.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

@@ -1,0 +1,115 @@
+"""`salalocal verify DIR`: the engine against golden cases, one line per case and chunk size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.text import Text
+
+from salalocal.cli.options import JsonOption
+from salalocal.cli.terminal import one_line, print_json, stderr, stdout
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from salalocal.evaluate.golden import CaseResult
+
+_HEADER = (
+    f"{'case':<24} {'chunk':>8} {'prefill':>9} {'decode':>9} {'state':>9} {'rms':>9} "
+    f"{'sets':>11} {'wrong':>5} {'argmax':>6} {'time':>8}  result"
+)
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of golden cases.", show_default=False)],
+    dtype: Annotated[
+        Literal["float32", "float64", "bfloat16"], typer.Option("--dtype", help="Arithmetic to check.")
+    ] = "float32",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option("--device", help="Where to compute.")] = "cpu",
+    chunk_size: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--chunk-size",
+            metavar="N",
+            min=0,
+            help="Tokens per prefill chunk; 0 is one shot. May be given several times.",
+        ),
+    ] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option("--case", metavar="NAME", help="Only cases whose name contains this. May be given several times."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Check the engine against golden cases: logits, states and block choices computed in float64.
+
+    Per case: largest difference of prefill and decode logits and of the linear states, rms of the prefill
+    logits, changed block sets of all compared, how many of those rounding does not excuse, and decode steps
+    with another likeliest token. Exits with 1 where a case fails.
+    """
+    from salalocal.evaluate.golden import verify_cases
+
+    console = stderr() if json else stdout()
+    if not json:
+        console.print(_HEADER, style="bold")
+    results = verify_cases(
+        folder,
+        dtype=dtype,
+        device=device,
+        chunk_sizes=[size or None for size in (chunk_size or [0])],
+        names=case or (),
+        on_case=lambda result: _print_case(console, result),
+    )
+    failed = [result for result in results if not result.passed]
+    if json:
+        print_json(
+            {
+                "folder": str(folder),
+                "dtype": dtype,
+                "device": device,
+                "passed": not failed,
+                "cases": [_finite(asdict(result)) for result in results],
+            }
+        )
+    else:
+        _print_implementations(console, results[0].implementations)
+        console.print(f"{len(results) - len(failed)} of {len(results)} passed")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print_case(console: Console, result: CaseResult) -> None:
+    chunk = "one shot" if result.chunk_size is None else f"{result.chunk_size:,}"
+    sets = f"{result.changed_sets}/{result.compared_sets}"
+    line = (
+        f"{one_line(result.case):<24} {chunk:>8} {result.prefill_error:>9.1e} {result.decode_error:>9.1e} "
+        f"{result.state_error:>9.1e} {result.prefill_rms:>9.1e} {sets:>11} "
+        f"{result.changed_sets_within_margin:>5} {result.argmax_mismatches:>6} "
+        f"{result.seconds:>6.1f} s  "
+    )
+    verdict = ("ok", "green") if result.passed else (f"FAILED: {one_line(result.reason)}", "bold red")
+    console.print(Text.assemble(line, verdict))
+
+
+def _print_implementations(console: Console, implementations: Mapping[str, str]) -> None:
+    """Which implementation served which op, grouped by implementation."""
+    for kind in sorted(set(implementations.values())):
+        ops = ", ".join(sorted(op for op, served_by in implementations.items() if served_by == kind))
+        console.print(f"{kind}: {ops}", style="dim")
+
+
+def _finite(result: dict[str, object]) -> dict[str, object]:
+    """JSON has no NaN and no Infinity: such a figure becomes null, and `passed` says what it means."""
+    return {
+        name: None if isinstance(value, float) and not abs(value) < float("inf") else value
+        for name, value in result.items()
+    }
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb to the command line."""
+    app.command("verify", short_help="Check the engine against golden cases.")(verify)

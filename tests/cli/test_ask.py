@@ -1,0 +1,145 @@
+"""`salalocal ask`: what goes to which stream, how it ends, and what it refuses."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from scripted import Run, ScriptedEngine
+
+import salalocal
+
+
+def press_ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def after(count: int):
+    """A hook that presses Ctrl-C the `count`-th time it is called."""
+    calls = []
+
+    def hook() -> None:
+        calls.append(1)
+        if len(calls) == count:
+            press_ctrl_c()
+
+    return hook
+
+
+FOUND = salalocal.QuoteMatch("word10 word11", salalocal.Place("harbour.md", line=2), 1.0, True)
+INVENTED = salalocal.QuoteMatch("never written", None, 0.0, True)
+UNQUOTED_MISS = salalocal.QuoteMatch("only said", None, 0.0, False)
+
+
+def test_answer_then_places_then_figures(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    engine.quotes = (FOUND, INVENTED, UNQUOTED_MISS)
+    outcome = run("ask", book, "When was it built?")
+    assert outcome.code == 0
+    assert outcome.out == (
+        "The harbour was built in 1893.\n"
+        "  ↳ harbour.md, line 2  “word10 word11”\n"
+        "  ↳ not in the text  “never written”\n"
+    )
+    assert outcome.err.splitlines()[-1] == "smollm2 · reused 0 · read 45 · 12.0 tokens/s"
+    assert [message.role for message in engine.prompts[0]] == ["user"]
+
+
+def test_options_reach_the_engine(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    options = ["--model", "other", "--device", "cpu", "--dtype", "float64"]
+    options += ["--max-tokens", "3", "--temperature", "0.5", "--seed", "7"]
+    outcome = run("ask", *options, book, "When?")
+    assert engine.loaded_as == ("other", "cpu", "float64")
+    assert engine.samplings == [salalocal.Sampling(temperature=0.5, seed=7, max_tokens=3)]
+    assert outcome.out == "The harbour was\n"
+    assert "ended at 3 tokens; --max-tokens allows more" in outcome.err
+
+
+def test_json_is_one_object_on_stdout(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    engine.quotes = (FOUND, INVENTED)
+    outcome = run("ask", "--json", book, "When was it built?")
+    assert outcome.data["answer"] == "The harbour was built in 1893."
+    assert outcome.data["finish_reason"] == "stop"
+    assert outcome.data["quotes"][0]["place"] == {"file": "harbour.md", "page": None, "line": 2}
+    assert outcome.data["quotes"][1]["place"] is None
+    assert outcome.data["documents"] == [{"name": "harbour.md", "files": ["harbour.md"], "skipped": []}]
+    assert outcome.data["usage"]["prompt_tokens"] == 45
+
+
+def test_control_characters_of_an_answer_stay_out_of_the_terminal(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    engine.answer = "red \x1b[31malert\x07 \x9b2J\x7f end"
+    outcome = run("ask", book, "What?")
+    assert outcome.out == "red [31malert 2J end\n"
+    assert run("ask", "--json", book, "What?").data["answer"] == engine.answer
+
+
+def test_ctrl_c_in_the_answer_keeps_what_was_said(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    engine.on_word = after(3)
+    outcome = run("ask", book, "When was it built?")
+    assert outcome.code == 130
+    assert outcome.out == "The harbour was\n"
+    assert "stopped" in outcome.err
+
+
+def test_ctrl_c_while_reading(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    engine.on_chunk = after(2)
+    outcome = run("ask", book, "When was it built?")
+    assert outcome.code == 130
+    assert outcome.out == ""
+    assert outcome.err.splitlines() == ["stopped while reading, after 8 tokens"]
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_engine(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    def hook() -> None:
+        press_ctrl_c()
+        press_ctrl_c()
+
+    engine.on_chunk = hook
+    assert run("ask", book, "When was it built?").code == 130
+
+
+def test_too_long_names_both_numbers_and_what_to_drop(
+    run: Run, engine: ScriptedEngine, book: Path, tmp_path: Path
+) -> None:
+    small = tmp_path / "small.txt"
+    small.write_text("two words", encoding="utf-8")
+    engine.limit = 30
+    outcome = run("ask", small, book, "When?")
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert len(outcome.err.splitlines()) == 1
+    assert outcome.error_lines == [
+        "error: 44 tokens are asked for and 30 fit. To fit, drop 14 tokens or more; "
+        "largest: harbour.md (40), small.txt (2)"
+    ]
+
+
+REFUSED = {
+    "no such file": (["ask", "missing.md", "What?"], "missing.md"),
+    "no question": (["ask"], "Missing argument 'PATH'"),
+    "question is empty": (["ask", "{book}", "  "], "the question is empty"),
+    "question forgotten": (["ask", "{book}", "{book}"], "the last word must be the question"),
+    "unknown option": (["ask", "--frobnicate", "{book}", "What?"], "--frobnicate"),
+    "device out of range": (["ask", "--device", "tpu", "{book}", "What?"], "'tpu'"),
+    "answer of no tokens": (["ask", "--max-tokens", "0", "{book}", "What?"], "--max-tokens"),
+    "temperature is not a number": (["ask", "--temperature", "nan", "{book}", "What?"], "temperature"),
+    "unknown verb": (["aks", "{book}"], "aks"),
+}
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(("words", "named"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused_in_one_line(run: Run, book: Path, words: list[str], named: str) -> None:
+    outcome = run(*[word.format(book=book) for word in words])
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert len(outcome.err.splitlines()) == 1, outcome.err
+    assert outcome.err.startswith("error: ")
+    assert named in outcome.err
+
+
+def test_a_folder_without_text_is_refused(run: Run, engine: ScriptedEngine, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    outcome = run("ask", tmp_path / "empty", "What?")
+    assert outcome.code == 2
+    assert engine.loaded_as == (), "the model must not be loaded before the documents are known to be good"
