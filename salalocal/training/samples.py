@@ -1,0 +1,298 @@
+"""Puts documents, planted facts and questions together into token sequences with every answer's source position.
+
+A sequence is one chat: documents first, then question after question. Answers are copied token by token from where
+they stand in the documents. Knows nothing of the network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from salalocal.training import prompt
+from salalocal.training.filler import Chunk, Corpus
+from salalocal.training.lexicon import Lexicon
+from salalocal.training.passages import Kind
+from salalocal.training.reading import reading_question
+from salalocal.training.scenes import Scene, draw_scene
+from salalocal.training.statements import ABSENT_ANSWER, Ask, Split
+from salalocal.training.vocabulary import END_OF_TEXT, TURN_END, special_id
+
+TEXT, ANSWER, IGNORED = 1, 2, 0
+ABSENT_SHARE = 0.17
+PASSAGE_SHARE = 0.28
+
+
+class Task(IntEnum):
+    """What a question asks for, to tell results apart."""
+
+    FACT = 0
+    EVENT = 1
+    CODE = 2
+    MENTION = 3
+    PASSAGE = 4
+    ABSENT = 5
+
+
+@dataclass(frozen=True)
+class SampleShape:
+    """Size of a sequence: tokens without the last target, planted facts, share of tokens for questions."""
+
+    tokens: int
+    facts: int
+    question_share: float
+    max_pairs: int
+    """Answer tokens whose source position is kept, for the loss on the compressed keys."""
+    max_questions: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sequence.
+
+    token_ids: [tokens + 1] uint16. roles: [tokens] uint8, of the token that position t predicts. query_positions and
+    source_positions: [max_pairs] int32, -1 padded: the token predicted at the query stands at the source.
+    document_end: first position after the documents. questions: [max_questions, 3] int32, -1 padded: first predicting
+    position, last + 1, Task.
+    """
+
+    token_ids: np.ndarray
+    roles: np.ndarray
+    query_positions: np.ndarray
+    source_positions: np.ndarray
+    document_end: int
+    questions: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Answer:
+    question: str
+    sources: tuple[int, ...]
+    task: Task
+
+
+class Sampler:
+    """Draws sequences from a corpus. The same generator state gives the same sequences on every machine."""
+
+    def __init__(self, corpus: Corpus, rng: np.random.Generator, split: Split = Split.TRAINED, held_out: bool = False):
+        self._corpus = corpus
+        self._rng = rng
+        self._lexicon = Lexicon(rng)
+        self._split = split
+        self._held_out = held_out
+        tokenizer = corpus.tokenizer
+        self._turn_end = special_id(tokenizer, TURN_END)
+        self._padding = special_id(tokenizer, END_OF_TEXT)
+        self._absent = self._encode([" " + ABSENT_ANSWER])[0][0]
+        self._newline = self._encode(["\n"])[0][0]
+
+    def _encode(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        encodings = self._corpus.tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in encodings]
+
+    def sample(self, shape: SampleShape) -> Sample:
+        """One sequence of the given shape."""
+        lexicon = self._lexicon
+        question_budget = int(shape.tokens * shape.question_share)
+        opening = self._encode([prompt.opening(lexicon)])[0][0]
+        budget = shape.tokens + 1 - question_budget - len(opening)
+        facts = shape.facts
+        while True:
+            scene = draw_scene(lexicon, self._split, max(1, lexicon.between(facts // 2, facts)))
+            region, planted, passages = self._documents(scene, budget)
+            # Long statements can fill more than their room; fewer of them then.
+            if len(region) <= budget + question_budget // 3:
+                break
+            facts = max(1, facts * 2 // 3)
+        base = len(opening)
+        document = np.array([*opening, *region], np.int64)
+        answers = self._answers(scene, planted, passages, base, shape.max_questions)
+        return self._assemble(document, answers, shape)
+
+    def _documents(
+        self, scene: Scene, budget: int
+    ) -> tuple[list[int], list[list[tuple[int, int]]], list[tuple[int, int, int]]]:
+        """Files of filler with the scene's statements in between.
+
+        Returns the token ids, per statement the (start, end) token range of each of its asks' spans relative to the
+        first returned token (whole statement where it has no asks), and (passage, start, end) of usable passages.
+        """
+        lexicon, rng = self._lexicon, self._rng
+        inline = [not s.is_line and lexicon.flip(0.6) for s in scene.statements]
+        texts = [f" {s.text}" if flows else f"{s.text}\n" for s, flows in zip(scene.statements, inline, strict=True)]
+        encoded = self._encode(texts)
+        headers = [e[0] for e in self._encode([prompt.header(lexicon) for _ in range(1 + budget // 1500)])]
+        closing = self._encode(["\n\n"])[0][0]
+        headers = headers[: max(1, lexicon.between(1, len(headers)))]
+        left = budget - sum(len(e[0]) for e in encoded) - sum(map(len, headers)) - len(closing) * len(headers)
+        chunks: list[Chunk] = []
+        for index in range(len(headers)):
+            share = max(24, left // (len(headers) - index))
+            want = share if index == len(headers) - 1 else int(share * rng.uniform(0.5, 1.5))
+            chunk = self._corpus.draw(rng, max(24, min(want, left)), self._held_out)
+            chunks.append(chunk)
+            left = max(0, left - (chunk.end - chunk.start))
+        slots = self._slots(chunks, inline)
+        ids: list[int] = []
+        spans: list[list[tuple[int, int]]] = []
+        passages: list[tuple[int, int, int]] = []
+        turn = 0
+        for index, chunk in enumerate(chunks):
+            ids.extend(headers[index])
+            first = len(ids)
+            shifts: list[tuple[int, int]] = []
+            position = 0
+            while turn < len(slots) and slots[turn][0] == index:
+                gap = slots[turn][1]
+                ids.extend(self._corpus.token_ids[chunk.start + position : chunk.start + gap].tolist())
+                position = gap
+                statement_ids, offsets = encoded[turn]
+                spans.append(self._spans(scene, turn, offsets, inline[turn], len(ids)))
+                ids.extend(statement_ids)
+                shifts.append((gap, len(ids) - gap))
+                turn += 1
+            ids.extend(self._corpus.token_ids[chunk.start + position : chunk.end].tolist())
+            passages.extend(self._located(chunk, first, shifts))
+            ids.extend(closing)
+        return ids, spans, passages
+
+    def _slots(self, chunks: list[Chunk], inline: list[bool]) -> list[tuple[int, int]]:
+        """(chunk, offset) for every statement, in rising order; sentences between sentences, lines between lines."""
+        sizes = np.array([chunk.end - chunk.start for chunk in chunks], float)
+        counts = self._rng.multinomial(len(inline), sizes / sizes.sum())
+        slots: list[tuple[int, int]] = []
+        statement = 0
+        for index, count in enumerate(counts):
+            between = {flag: self._corpus.gaps(chunks[index], at_lines=not flag) for flag in (True, False)}
+            depths = np.sort(self._rng.random(count))
+            last = 0
+            for depth in depths:
+                options = between[inline[statement]]
+                options = options[options >= last]
+                target = depth * (chunks[index].end - chunks[index].start)
+                # Where the chunk has no such gap the statement goes to its end.
+                last = (
+                    int(options[min(np.searchsorted(options, target), len(options) - 1)])
+                    if len(options)
+                    else max(last, chunks[index].end - chunks[index].start)
+                )
+                slots.append((index, last))
+                statement += 1
+        return slots
+
+    def _spans(
+        self, scene: Scene, statement: int, offsets: list[tuple[int, int]], flows: bool, base: int
+    ) -> list[tuple[int, int]]:
+        """Token ranges of every span asked of this statement, in the order of `Statement.asks`; for statements
+        without asks of their own, the range of the whole text."""
+        text = scene.statements[statement]
+        shift = 1 if flows else 0
+        wanted = [span for ask in text.asks for span in ask.spans] or [(0, len(text.text))]
+        found = []
+        for low, high in wanted:
+            inside = [i for i, (a, b) in enumerate(offsets) if b > low + shift and a < high + shift]
+            exact = offsets[inside[0]][0] >= low + shift - 1 and offsets[inside[-1]][1] == high + shift
+            found.append((base + inside[0], base + inside[-1] + 1) if exact else (-1, -1))
+        return found
+
+    def _located(self, chunk: Chunk, first: int, shifts: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+        """Passages of the chunk with their token range; those that a planted statement tore apart are left out."""
+        located = []
+        gaps = [gap for gap, _ in shifts]
+        for passage in self._corpus.passages(chunk).tolist():
+            low = int(self._corpus.passage_starts[passage]) - chunk.start
+            high = int(self._corpus.passage_ends[passage]) - chunk.start
+            before = int(np.searchsorted(gaps, low, side="right"))
+            if before == int(np.searchsorted(gaps, high, side="left")):
+                base = shifts[before - 1][1] if before else first
+                located.append((passage, base + low, base + high))
+        return located
+
+    def _answers(
+        self,
+        scene: Scene,
+        planted: list[list[tuple[int, int]]],
+        passages: list[tuple[int, int, int]],
+        base: int,
+        limit: int,
+    ) -> list[_Answer]:
+        """The questions to ask, in order, with the positions their answers are copied from."""
+        lexicon = self._lexicon
+        facts = iter(scene.asks)
+        absent = iter(scene.absent)
+        readable = iter([passages[i] for i in lexicon.shuffled(len(passages))])
+        answers: list[_Answer] = []
+        while len(answers) < limit:
+            draw = self._rng.random()
+            answer: _Answer | None
+            if draw < ABSENT_SHARE:
+                ask = next(absent, None)
+                answer = _Answer(ask.question, (), Task.ABSENT) if ask else None
+            elif draw < ABSENT_SHARE + PASSAGE_SHARE and (passage := next(readable, None)) is not None:
+                index, low, high = passage
+                kind = Kind(int(self._corpus.passage_kinds[index]))
+                question, _ = reading_question(lexicon, kind, self._corpus.key(index), self._split)
+                answer = _Answer(question, tuple(range(base + low, base + high)), Task.PASSAGE)
+            else:
+                fact = next(facts, None)
+                if fact is None:
+                    break
+                answer = self._fact_answer(scene, fact, planted, base)
+            if answer is not None:
+                answers.append(answer)
+        return answers
+
+    def _fact_answer(
+        self, scene: Scene, fact: tuple[Ask, tuple[int, ...]], planted: list[list[tuple[int, int]]], base: int
+    ) -> _Answer | None:
+        ask, statements = fact
+        if len(statements) > 1 or not scene.statements[statements[0]].asks:
+            ranges = [planted[s][0] for s in statements]
+        else:
+            ranges = [planted[statements[0]][scene.statements[statements[0]].asks.index(ask)]]
+        if any(low < 0 for low, _ in ranges):
+            return None
+        sources: list[int] = []
+        for index, (low, high) in enumerate(ranges):
+            sources += [*([-1] if index else []), *range(base + low, base + high)]
+        task = {"event": Task.EVENT, "code": Task.CODE, "mention": Task.MENTION}.get(ask.key[0], Task.FACT)
+        return _Answer(ask.question, tuple(sources), task)
+
+    def _assemble(self, document: np.ndarray, answers: list[_Answer], shape: SampleShape) -> Sample:
+        """Questions and answers behind the documents until the sequence is full; the rest is padding."""
+        total = shape.tokens + 1
+        ids = document.tolist()
+        roles = [TEXT] * len(ids)
+        pairs: list[tuple[int, int]] = []
+        questions: list[tuple[int, int, int]] = []
+        turns = [
+            (prompt.next_question if i else prompt.first_question)(answer.question) for i, answer in enumerate(answers)
+        ]
+        for (turn_ids, _), answer in zip(self._encode(turns) if turns else [], answers, strict=True):
+            copied = [self._newline if source < 0 else [ids[source]] for source in answer.sources]
+            spoken = [i for piece in copied for i in piece] if answer.sources else list(self._absent)
+            if len(ids) + len(turn_ids) + len(spoken) + 1 > total:
+                break
+            start = len(ids) + len(turn_ids)
+            ids += [*turn_ids, *spoken, self._turn_end]
+            roles += [*[IGNORED] * len(turn_ids), *[ANSWER] * (len(spoken) + 1)]
+            pairs += [(start + n - 1, source) for n, source in enumerate(answer.sources) if source >= 0]
+            questions.append((start - 1, start + len(spoken), int(answer.task)))
+        padding = total - len(ids)
+        token_ids = np.array(ids + [self._padding] * padding, np.uint16)
+        role_array = np.array(roles + [IGNORED] * padding, np.uint8)[1:]
+        kept = (
+            sorted(self._rng.choice(len(pairs), shape.max_pairs, replace=False))
+            if len(pairs) > shape.max_pairs
+            else range(len(pairs))
+        )
+        query = np.full(shape.max_pairs, -1, np.int32)
+        source_array = np.full(shape.max_pairs, -1, np.int32)
+        for row, index in enumerate(kept):
+            query[row], source_array[row] = pairs[index]
+        asked = np.full((shape.max_questions, 3), -1, np.int32)
+        if questions:
+            asked[: len(questions)] = questions
+        return Sample(token_ids, role_array, query, source_array, len(document), asked)
