@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from salalocal.documents import Document, Place, Span
 from salalocal.evidence.passages import Passage, find_passages, split_at_ellipses, split_by_words
-from salalocal.evidence.words import WORD, agreeing_letters, core, likeness, normal, plain, word_count, words_of
+from salalocal.evidence.words import WORD, agreeing_letters, core, normal, plain, sign_likeness, word_count, words_of
 
 QUOTED_THRESHOLD = 0.75
 """A quoted passage that matches worse than this is not in the text."""
@@ -33,8 +33,9 @@ FUZZY_WORDS = 3.0
 """Passages of fewer words are only matched exactly."""
 
 _WHOLE_THRESHOLD = 0.95  # a quotation with an ellipsis that matches this well has it from the text itself
-_MAX_WORDS = 400  # a longer passage is matched in parts: alignment takes longer than in proportion
+_MAX_WORDS = 200  # a longer passage is matched in parts: alignment takes longer than in proportion
 _CANDIDATES = 4
+_MAX_OCCURRENCES = 100_000  # of a passage's pairs all told; its rarer pairs tell its place, pairs like "of the" do not
 _BETWEEN_FILES = 0
 
 
@@ -100,13 +101,13 @@ class QuoteIndex:
 
     def match(self, answer: str) -> tuple[QuoteMatch, ...]:
         """As `match_quotes`, in the order of the answer; a passage that it repeats is reported once."""
-        found: dict[tuple[str, bool], QuoteMatch] = {}
+        found: dict[tuple[str, bool], QuoteMatch | None] = {}  # None: nothing to report
         for passage in find_passages(answer):
-            for match in self._match_passage(passage):
-                found.setdefault((match.text, match.quoted), match)
-        return tuple(found.values())
+            self._match_passage(passage, found)
+        return tuple(match for match in found.values() if match is not None)
 
-    def _match_passage(self, passage: Passage) -> Iterator[QuoteMatch]:
+    def _match_passage(self, passage: Passage, found: dict[tuple[str, bool], QuoteMatch | None]) -> None:
+        """Adds to `found` what there is to report on the parts of `passage` that are not there yet."""
         pieces = split_at_ellipses(passage.text) if passage.quoted else [passage.text]
         if len(pieces) > 1:
             whole = [self._best_hit(piece, 0) for piece in split_by_words(passage.text, _MAX_WORDS)]
@@ -115,15 +116,16 @@ class QuoteIndex:
         after = 0  # pieces of one quotation follow one another
         for piece in pieces:
             for text in split_by_words(piece, _MAX_WORDS):
-                if not passage.quoted and word_count(words_of(text)) < UNQUOTED_WORDS:
+                key = (text, passage.quoted)
+                if key in found or (not passage.quoted and word_count(words_of(text)) < UNQUOTED_WORDS):
                     continue
                 hit = self._best_hit(text, after)
                 score = 0.0 if hit is None else round(hit.score, 4)
                 if hit is not None and score >= (QUOTED_THRESHOLD if passage.quoted else UNQUOTED_THRESHOLD):
                     after = hit.last + 1
-                    yield QuoteMatch(text, self._place(hit.first), score, passage.quoted)
-                elif passage.quoted:
-                    yield QuoteMatch(text, None, score, quoted=True)
+                    found[key] = QuoteMatch(text, self._place(hit.first), score, passage.quoted)
+                else:
+                    found[key] = QuoteMatch(text, None, score, quoted=True) if passage.quoted else None
 
     # Finding
 
@@ -157,9 +159,13 @@ class QuoteIndex:
                 found = found[self._ids[found + offset] == query[offset]]
         wanted, before, behind = core(text)
         wanted = plain(wanted)
+        agrees: dict[str, bool] = {}  # the same words often stand in the same text again
         for positions in (found, found[found >= after]):
             for first in positions.tolist():
-                if plain(self._text(first, first + length - 1, before, behind)) == wanted:
+                text = self._text(first, first + length - 1, before, behind)
+                if text not in agrees:
+                    agrees[text] = plain(text) == wanted
+                if agrees[text]:
                     yield _Hit(first, first + length - 1, 1.0)
                     break
 
@@ -173,6 +179,9 @@ class QuoteIndex:
         pairs = self._pairs(query)[offsets]
         low = np.searchsorted(self._sorted_pairs, pairs, "left")
         counts = np.searchsorted(self._sorted_pairs, pairs, "right") - low
+        rarest = np.argsort(counts, kind="stable")
+        rarest = rarest[np.cumsum(counts[rarest]) <= max(_MAX_OCCURRENCES, counts.min(initial=0))]
+        offsets, low, counts = offsets[rarest], low[rarest], counts[rarest]
         if not counts.sum():
             return
         # Every occurrence of a pair says where the passage would begin; rare pairs say it louder.
@@ -204,7 +213,7 @@ class QuoteIndex:
         total = sum(map(len, words)) + sum(map(len, theirs[first : last + 1]))
         if words == theirs[first : last + 1]:
             wanted, before, behind = core(text)
-            score = likeness(plain(wanted), plain(self._text(start + first, start + last, before, behind)))
+            score = sign_likeness(wanted, self._text(start + first, start + last, before, behind))
         else:
             for here, there in pairwise(blocks):
                 mine = "".join(words[here.a + here.size : there.a])

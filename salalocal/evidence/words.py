@@ -24,8 +24,8 @@ _SIGN_BEHIND = re.compile(r"^[%‰°]")
 _TYPOGRAPHY = str.maketrans(
     {**dict.fromkeys("“”„‟«»″「」『』", '"'), **dict.fromkeys("‘’‚‛′`´", "'"), **dict.fromkeys("–—‒―−", "-")}
 )
-_LIKENESS_THRESHOLD = 0.7
-_LIKENESS_LETTERS = 200
+_MISPRINT_SHARE = 0.6  # less alike, two words are different words
+_MISPRINT_LETTERS = 48  # to compare longer stretches by letters takes long, and says little
 
 
 def normal(word: str) -> str:
@@ -68,12 +68,33 @@ def core(text: str) -> tuple[str, bool, bool]:
 
 def agreeing_letters(mine: str, theirs: str) -> float:
     """How many letters of two different stretches agree: 0 unless they are nearly the same (a misprint)."""
-    if not mine or not theirs or max(len(mine), len(theirs)) > _LIKENESS_LETTERS:
+    longer = max(len(mine), len(theirs))
+    if not mine or not theirs or longer > _MISPRINT_LETTERS:
         return 0.0
-    ratio = likeness(mine, theirs)
-    return ratio * min(len(mine), len(theirs)) if ratio >= _LIKENESS_THRESHOLD else 0.0
+    agreed = _agreeing(mine, theirs)
+    return float(agreed) if agreed >= _MISPRINT_SHARE * longer else 0.0
 
 
-def likeness(mine: str, theirs: str) -> float:
-    """Twice the number of characters in common runs, divided by all characters: 1.0 for equal texts."""
-    return SequenceMatcher(None, mine, theirs, autojunk=False).ratio()
+def sign_likeness(mine: str, theirs: str) -> float:
+    """How alike two texts of the same words are, by the signs between the words: 1.0 if those are the same too."""
+    my_gaps, their_gaps = _gaps(mine), _gaps(theirs)
+    letters = sum(map(len, words_of(mine)))
+    agreed = letters + sum(map(_agreeing, my_gaps, their_gaps))
+    return 2 * agreed / (2 * letters + sum(map(len, my_gaps)) + sum(map(len, their_gaps)))
+
+
+def _gaps(text: str) -> list[str]:
+    """What stands before, between and behind the words of `text`, as `plain` has it."""
+    text = _EMPHASIS.sub(r"\2", text)
+    edges = [0, *(edge for match in WORD.finditer(text) for edge in match.span()), len(text)]
+    return [plain(text[begin:end]) for begin, end in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _agreeing(mine: str, theirs: str) -> int:
+    """How many characters of two short texts stand in common runs; of long ones, only whether they are the same."""
+    if mine == theirs:
+        return len(mine)
+    if max(len(mine), len(theirs)) > _MISPRINT_LETTERS:
+        return 0
+    blocks = SequenceMatcher(None, mine, theirs, autojunk=False).get_matching_blocks()
+    return sum(block.size for block in blocks)
