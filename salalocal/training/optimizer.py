@@ -20,9 +20,9 @@ DECAY_FROM = 0.55
 FINAL_RATE = 0.03
 
 
-def rate_factor(step: int, progress: float) -> float:
+def rate_factor(step: int, progress: float, warm_up_steps: int = WARM_UP_STEPS) -> float:
     """Linear rise over the first steps, flat, then linear fall from DECAY_FROM of the run to its end."""
-    rise = min(1.0, (step + 1) / WARM_UP_STEPS)
+    rise = min(1.0, (step + 1) / warm_up_steps)
     fall = min(1.0, max(0.0, (1 - progress) / (1 - DECAY_FROM)))
     return rise * max(FINAL_RATE, fall)
 

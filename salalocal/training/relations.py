@@ -7,7 +7,7 @@ answer, and asks about combinations that the scene leaves out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 from salalocal.training.lexicon import ASSETS, Lexicon
 from salalocal.training.statements import Ask, Split, Statement, sentence, split_of
@@ -55,21 +55,21 @@ class Relation:
 
     def pairs(self, split: Split) -> tuple[tuple[int, int], ...]:
         """(statement, question) index pairs of this split. A whole relation may be UNSEEN."""
-        every = [
-            (s, q)
-            for s in range(len(self.statements))
-            for q in range(len(self.questions))
-            if not self.is_mixed or s == q
-        ]
-        return tuple(pair for pair in every if self._split(*pair) is split)
+        return self._pairs[split]
 
-    def _split(self, statement: int, question: int) -> Split:
-        parts = (
-            split_of(self.identity),
-            split_of(self.identity, "F", str(statement)),
-            split_of(self.identity, "Q", str(question)),
-        )
-        return Split.UNSEEN if Split.UNSEEN in parts else Split.TRAINED
+    @cached_property
+    def _pairs(self) -> dict[Split, tuple[tuple[int, int], ...]]:
+        name = self.identity
+        is_known = split_of(name) is Split.TRAINED
+        statements = [split_of(name, "F", str(n)) is Split.TRAINED for n in range(len(self.statements))]
+        questions = [split_of(name, "Q", str(n)) is Split.TRAINED for n in range(len(self.questions))]
+        pairs: dict[Split, list[tuple[int, int]]] = {split: [] for split in Split}
+        for s, statement in enumerate(statements):
+            for q, question in enumerate(questions):
+                if not self.is_mixed or s == q:
+                    trained = is_known and statement and question
+                    pairs[Split.TRAINED if trained else Split.UNSEEN].append((s, q))
+        return {split: tuple(found) for split, found in pairs.items()}
 
 
 @cache

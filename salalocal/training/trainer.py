@@ -21,7 +21,7 @@ from salalocal.errors import EngineFailure
 from salalocal.training.curriculum import AUXILIARY_WEIGHT, Stage, log_dilution, stage_at
 from salalocal.training.feed import Batch, Feed
 from salalocal.training.network import AttentionMode, Network, Supervision
-from salalocal.training.optimizer import Optimizer, rate_factor
+from salalocal.training.optimizer import WARM_UP_STEPS, Optimizer, rate_factor
 from salalocal.training.samples import ANSWER, TEXT
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class Trainer:
     stages: tuple[Stage, ...]
     minutes: float | None = None
     steps: int | None = None
+    warm_up_steps: int = WARM_UP_STEPS
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
@@ -92,7 +93,7 @@ class Trainer:
         stage = self.stages[stage_number]
         batch = self.feed.batch(stage_number, self.position.index)
         means = self._backward(batch, stage, log_dilution(self.stages, stage_number, progress))
-        self.optimizer.step(rate_factor(self.position.step, progress))
+        self.optimizer.step(rate_factor(self.position.step, progress, self.warm_up_steps))
         self.position.step += 1
         self.position.index += 1
         self.position.tokens += batch.roles.size

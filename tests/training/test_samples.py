@@ -74,11 +74,8 @@ def test_passages_answer_with_the_words_of_the_text() -> None:
         "Nobody crossed the bridge because the planks were rotten.\n"
         "LIMIT = 300\ndef collect(first):\nArea of the lake: 643 sq km\n"
     )
-    found = {
-        (p.kind, p.key): text[p.start : p.end]
-        for seed in range(30)
-        for p in find_passages(text, np.random.default_rng(seed))
-    }
+    draws = (find_passages(text, np.random.default_rng(seed)) for seed in range(30))
+    found = {(p.kind, p.key): text[p.start : p.end] for passages in draws for p in passages}
     assert found[Kind.ASK, "What does the scheduler return?"] == "a list of waiting jobs"
     assert found[Kind.ASK, "What happens if the queue is empty?"] == "the worker sleeps for a second"
     assert found[Kind.ASK, "Why is it that nobody crossed the bridge?"] == "because the planks were rotten"

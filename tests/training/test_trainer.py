@@ -37,17 +37,17 @@ def loss_of(trainer: Trainer) -> float:
 
 def test_the_loss_falls_and_a_resumed_run_is_the_same_run(corpus: Corpus, tmp_path: Path) -> None:
     with Feed(corpus, STAGES, workers=0, seed=1) as feed:
-        trainer = Trainer(tiny_network(corpus), feed, STAGES, steps=24)
+        trainer = Trainer(tiny_network(corpus), feed, STAGES, steps=36, warm_up_steps=4)
         losses = []
-        for step in range(20):
-            if step == 15:
+        for step in range(22):
+            if step == 17:
                 trainer.save(tmp_path)
             losses.append(loss_of(trainer))
-        assert sum(losses[8:12]) < sum(losses[:4]) - 0.4
-        resumed = Trainer(tiny_network(corpus), feed, STAGES, steps=24)
+        assert sum(losses[13:17]) < sum(losses[:4]) - 4
+        resumed = Trainer(tiny_network(corpus), feed, STAGES, steps=36, warm_up_steps=4)
         resumed.resume(tmp_path)
         again = [loss_of(resumed) for _ in range(5)]
-    assert again == pytest.approx(losses[15:], rel=1e-5)
+    assert again == pytest.approx(losses[17:], rel=1e-5)
 
 
 def test_workers_give_the_batches_that_no_workers_give(corpus: Corpus) -> None:
