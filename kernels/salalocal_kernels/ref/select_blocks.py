@@ -15,7 +15,7 @@ def select_blocks(
     count against k. Blocks after the query's own are never taken, even if fewer than k are left.
 
     Args:
-        scores: [Hkv, T, N] float32 or float64 from block_scores; -inf allowed, NaN not.
+        scores: [Hkv, T, N] float32 or float64 from block_scores; infinities allowed, NaN not.
         first_position: absolute position of the first query.
         block_size: tokens per block.
         init_blocks, local_blocks: always read.
@@ -29,7 +29,8 @@ def select_blocks(
     blocks = torch.arange(num_blocks, device=device)
     own = (torch.arange(first_position, first_position + tokens, device=device) // block_size)[:, None]
     forced = (blocks < init_blocks) | ((blocks >= own - local_blocks) & (blocks <= own))
-    ranked = scores.masked_fill(forced, torch.inf)
+    # Only forced blocks are infinite: a score that overflowed must not take their place.
+    ranked = scores.clamp(max=torch.finfo(scores.dtype).max).masked_fill_(forced, torch.inf)
     taken = min(k, num_blocks)
     # torch.topk leaves the order of equal scores open (and on the CPU breaks it), so only its k-th value is used:
     # everything above is in, and of the equal ones those with the lowest index fill what is left.
