@@ -5,7 +5,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 PY := $(BIN)/python
 DOCUMENT := examples/kestrel-rock.pdf
-QUESTION := When was the lamp lit for the first time?
+QUESTION := When did the last keeper leave Kestrel Rock?
 
 .PHONY: help setup demo test test-gpu lint lock clean
 
