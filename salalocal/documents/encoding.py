@@ -22,15 +22,18 @@ _MARKS = (
 )
 # Tab, line feed, form feed, carriage return, backspace and escape (terminal recordings) occur in text.
 _CONTROLS = re.compile("[\x00-\x07\x0b\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f]")
+_ASCII = bytes(range(128))
 _NOT_TEXT = "is binary, not text"
 _GUESS_BYTES = 1 << 20
+_DOCUMENT_CODECS = ("iso8859", "cp", "gb", "big5", "euc_", "shift_jis", "johab", "koi8", "mac-", "mac_", "tis-620")
 
 
 def decode(data: bytes, declared: str | None = None) -> tuple[str, str]:
     """The text of `data`, with line ends as `\\n`, and the name of the encoding that it is in.
 
-    `declared` is an encoding that the file itself names (HTML's `<meta charset>`); it is used if every
-    byte fits it. Raises BadDocument if the bytes are not text, or in no encoding that can be told.
+    `declared` is an encoding that the file itself names (HTML's `<meta charset>`). It is used if every byte
+    fits it, unless the bytes are UTF-8: what is UTF-8 by accident is rarer than what is declared wrongly.
+    Raises BadDocument if the bytes are not text, or in no encoding that can be told.
     """
     text, name = _decode(data, declared)
     controls = len(_CONTROLS.findall(text, 0, 1 << 20))
@@ -48,13 +51,26 @@ def _decode(data: bytes, declared: str | None) -> tuple[str, str]:
             return text, name
     if b"\0" in data:
         return _decode_wide(data)
-    if declared is not None and (text := _strict(data, declared)) is not None:
-        return text, declared.lower()
     try:
         return data.decode("utf-8"), "utf-8"
     except UnicodeDecodeError as error:
-        _refuse_damaged_utf8(data, error.start)
+        first_bad = error.start
+    usable = _usable(declared)
+    if usable is not None and (text := _strict(data, usable)) is not None:
+        return text, usable
+    _refuse_damaged_utf8(data, first_bad)
     return _decode_legacy(data)
+
+
+def _usable(declared: str | None) -> str | None:
+    """The codec for a declared encoding, if it is one that documents are written in (unlike unicode_escape)."""
+    try:
+        name = codecs.lookup(declared or "").name
+    except (LookupError, ValueError):  # ValueError: a NUL in the name
+        return None
+    if name in ("ascii", "iso8859-1"):  # browsers take these for what is meant
+        return "cp1252"
+    return name if name.startswith(_DOCUMENT_CODECS) else None
 
 
 def _strict(data: bytes, name: str) -> str | None:
@@ -94,13 +110,16 @@ def _refuse_damaged_utf8(data: bytes, first_bad: int) -> None:
 
 
 def _decode_legacy(data: bytes) -> tuple[str, str]:
-    matches = from_bytes(data[:_GUESS_BYTES])
+    sample = data[:_GUESS_BYTES]
+    if len(data) > len(sample):
+        sample = sample[: sample.rfind(b"\n") + 1] or sample  # a character cut in two would mislead the guess
+    matches = from_bytes(sample)
     best = matches.best()
     guesses = [] if best is None else [best.encoding]
     # charset-normalizer tells Western texts as Central European ones: where both fit equally well, and
     # most letters are plain ASCII, the far commoner cp1252 is taken.
     western = next((match for match in matches if "cp1252" in match.could_be_from_charset), None)
-    mostly_ascii = sum(byte > 0x7F for byte in data[:_GUESS_BYTES]) * 2 < min(len(data), _GUESS_BYTES)
+    mostly_ascii = len(sample.translate(None, _ASCII)) * 2 < len(sample)
     if best is not None and western is not None and mostly_ascii:
         better_elsewhere = best.encoding.startswith("cp125") and best.coherence > western.coherence + 0.01
         if not better_elsewhere:

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from salalocal.documents import encoding
 from salalocal.documents.container import open_container, read_member
 from salalocal.documents.document import Skipped, SourceFile, Span
-from salalocal.documents.html import html_text
+from salalocal.documents.html import declared_encoding, html_text
 from salalocal.documents.limits import Limits
 from salalocal.documents.paths import shown
 from salalocal.documents.xml_elements import Element, read_elements
@@ -40,7 +40,8 @@ def parse_epub(path: str, data: bytes, limits: Limits) -> tuple[tuple[SourceFile
         skipped = [Skipped(f"{path}/{shown(name)}", reason) for name, reason in left_out.items()]
         for number, member in enumerate(chapters, 1):
             try:
-                page, name = encoding.decode(read_member(archive, archive.getinfo(member), limits))
+                data = read_member(archive, archive.getinfo(member), limits)
+                page, name = encoding.decode(data, declared_encoding(data))
             except BadDocument as error:
                 skipped.append(Skipped(f"{path}/{shown(member)}", str(error)))
                 continue

@@ -139,6 +139,8 @@ class _Listing:
                     self.skip(path + "/" * is_folder, IGNORED)
                 elif is_folder and entry.name in GENERATED_FOLDERS:
                     self.skip(path + "/", GENERATED)
+                elif is_folder and not self._is_straight(path):  # a junction, which Windows shows as a folder
+                    self.skip(path + "/", self._link_reason(entry.path))
                 elif is_folder:
                     pending.append(inner)
                 elif entry.name != ".git":  # a submodule's pointer to its repository

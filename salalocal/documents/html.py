@@ -44,13 +44,18 @@ def parse_html(data: bytes) -> tuple[tuple[Span, ...], str]:
 
     Raises BadDocument if the bytes are not text or hold none.
     """
-    head = data[:4096]
-    declared = _CHARSET.search(head) or _XML_ENCODING.search(head)
-    page, name = encoding.decode(data, declared[1].decode("ascii") if declared else None)
+    page, name = encoding.decode(data, declared_encoding(data))
     text, _ = html_text(page)
     if not text:
         raise BadDocument("holds no text: it may be built by scripts; save the page as PDF or text")
     return (Span(text, line=1),), name
+
+
+def declared_encoding(data: bytes) -> str | None:
+    """The encoding that a page names in itself, if any."""
+    head = data[:4096]
+    declared = _XML_ENCODING.search(head) or _CHARSET.search(head)
+    return declared[1].decode("ascii") if declared else None
 
 
 def html_text(page: str, *, xhtml: bool = False) -> tuple[str, str | None]:

@@ -16,6 +16,7 @@ from pathspec import GitIgnoreSpec
 _GIT_SECONDS = 60.0
 # A repository's own configuration may name programs to run; these settings switch them off.
 _HARMLESS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false")
+_MAX_STARS = 3
 IGNORED = "is ignored by .gitignore"
 
 
@@ -102,9 +103,14 @@ class IgnoreRules:
 
 
 def _spec_of(lines: Iterable[str]) -> GitIgnoreSpec | None:
-    """The rules of one file; a line that is no pattern is passed over, as git does."""
+    """The rules of one file; a line that is no pattern is passed over, as git does.
+
+    So is one with many stars: pathspec tries every way to spread a name over them, which can take hours.
+    """
     usable = []
     for line in lines:
+        if line.count("**") > _MAX_STARS or any(part.count("*") > _MAX_STARS for part in line.split("/")):
+            continue
         try:
             GitIgnoreSpec.from_lines([line])
         except ValueError:

@@ -38,6 +38,8 @@ def unsafe_reason(name: str) -> str | None:
     if "\0" in name or not name:
         return "has no usable name"
     parts = name.replace("\\", "/").split("/")
+    if len(name) > 4096 or max(map(len, parts)) > 255:
+        return "has a name that is too long for a file"
     if name.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", name):
         return "has a name that points outside the archive"
     return None

@@ -70,16 +70,17 @@ class Sandbox:
         answered = False
         try:
             reply = self._ask(process, kind, path, data)
+            parsed = _parsed(reply)
             answered = True
-        except (OSError, ValueError) as error:  # the process ended, or what it sent is no answer
+        except (OSError, ValueError, KeyError, TypeError) as error:  # the process ended, or what it sent is no answer
             raise BadDocument(watch.stop() or self._death_reason(process)) from error
         finally:
             watch.stop()
             if not answered:  # also when Ctrl-C came: an answer that is still to come must not meet another file
                 self.close()
-        if "error" in reply:
-            raise BadDocument(reply["error"])
-        return _files(reply), tuple(Skipped(**item) for item in reply["skipped"])
+        if isinstance(parsed, str):
+            raise BadDocument(parsed)
+        return parsed
 
     def _death_reason(self, process: subprocess.Popen[bytes]) -> str:
         try:
@@ -170,8 +171,12 @@ def _too_large(limits: Limits) -> str:
     return f"needs more than {size_text(limits.parser_bytes)} of memory to read: divide it"
 
 
-def _files(reply: dict[str, Any]) -> tuple[SourceFile, ...]:
-    return tuple(
+def _parsed(reply: dict[str, Any]) -> Parsed | str:
+    """What an answer holds, or the reason that it gives for holding nothing; KeyError or TypeError if neither."""
+    if "error" in reply:
+        return str(reply["error"])
+    files = tuple(
         SourceFile(file["path"], tuple(Span(**span) for span in file["spans"]), file["encoding"])
         for file in reply["files"]
     )
+    return files, tuple(Skipped(**item) for item in reply["skipped"])

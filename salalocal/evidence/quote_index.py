@@ -162,10 +162,10 @@ class QuoteIndex:
         agrees: dict[str, bool] = {}  # the same words often stand in the same text again
         for positions in (found, found[found >= after]):
             for first in positions.tolist():
-                text = self._text(first, first + length - 1, before, behind)
-                if text not in agrees:
-                    agrees[text] = plain(text) == wanted
-                if agrees[text]:
+                there = self._text(first, first + length - 1, before, behind)
+                if there not in agrees:
+                    agrees[there] = plain(there) == wanted
+                if agrees[there]:
                     yield _Hit(first, first + length - 1, 1.0)
                     break
 

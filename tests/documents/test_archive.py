@@ -160,6 +160,29 @@ def test_archives_past_a_limit_are_refused(
         read_within(path, replace(DEFAULT_LIMITS, **limits))
 
 
+@pytest.mark.parametrize("comment", [b"", b"a comment"])
+def test_a_vast_directory_is_refused_before_it_is_read(tmp_path: Path, comment: bytes) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for index in range(400):
+            archive.writestr(f"{index}.txt", "")
+        archive.comment = comment
+    with pytest.raises(BadDocument, match="holds far too many files; an archive may hold 20"):
+        read_within(put(tmp_path, out.getvalue()), replace(DEFAULT_LIMITS, archive_files=20))
+
+
+def test_other_packings_and_names_too_long(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("lzma.txt", "x", zipfile.ZIP_LZMA)
+        archive.writestr("bzip2.txt", "x", zipfile.ZIP_BZIP2)
+        archive.writestr("x" * 300, "x")
+    document = read(put(tmp_path, out.getvalue()))
+    assert paths(document) == ["bzip2.txt"]
+    assert "is packed in a way that is not read" in reasons(document)["lzma.txt"]
+    assert "too long" in reasons(document)["x" * 300]
+
+
 def test_oversized_members_are_left_out(tmp_path: Path, make_zip: MakeZip) -> None:
     path = put(tmp_path, make_zip({"a.txt": "x" * 2000, "b.txt": "x"}))
     document = read_within(path, replace(DEFAULT_LIMITS, folder_text_bytes=1000))

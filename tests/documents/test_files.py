@@ -76,6 +76,28 @@ def test_encodings(tmp_path: Path, text: str, encoding: str, name: str) -> None:
     assert document.files[0].encoding == name
 
 
+def test_a_long_file_in_an_old_encoding(tmp_path: Path) -> None:
+    text = "这是一个用于测试的中文文本。行\n" * 50_000
+    document = read(write(tmp_path, "a.txt", text.encode("gbk")))
+    assert only_text(document) == text
+
+
+@pytest.mark.parametrize(
+    ("declared", "encoding"),
+    [("utf-16", "utf-8"), ("iso-8859-1", "utf-8"), ("windows-1252", "cp1252"), ("iso-8859-1", "cp1252")],
+)
+def test_declared_encodings_are_not_trusted_blindly(tmp_path: Path, declared: str, encoding: str) -> None:
+    page = f"<meta charset={declared}><p>“naïve” café"
+    document = read(write(tmp_path, "a.html", page.encode(encoding)))
+    assert only_text(document) == "“naïve” café\n"
+    assert document.files[0].encoding == encoding
+
+
+def test_a_declared_transformation_is_not_run(tmp_path: Path) -> None:
+    page = b"<meta charset=unicode_escape><p>caf\xe9 \\x41 and some more plain words of text"
+    assert "\\x41" in only_text(read(write(tmp_path, "a.html", page)))
+
+
 def test_damaged_utf8_is_refused_not_misread(tmp_path: Path) -> None:
     data = "naïve café brûlée über straße\n".encode() * 20 + b"\xe9"
     message = refusal(write(tmp_path, "a.txt", data))
@@ -270,4 +292,4 @@ def test_html_shows_what_a_reader_sees(tmp_path: Path) -> None:
     )
     document = read(write(tmp_path, "a.html", page.encode("iso-8859-15")))
     assert only_text(document) == "T & x\nOne line €\n- item\n  a\n    b\nx\ny\n1\t2\n"
-    assert document.files[0].encoding == "iso-8859-15"
+    assert document.files[0].encoding == "iso8859-15"

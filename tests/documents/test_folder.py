@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -199,6 +200,14 @@ def test_gitignore(tmp_path: Path, with_git: bool, monkeypatch: pytest.MonkeyPat
         "sub/special.log",
     ]
     assert reasons(document) == dict.fromkeys(("a.log", "build/", "sub/local.txt"), "is ignored by .gitignore")
+
+
+def test_a_hostile_ignore_pattern_takes_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    fill(tmp_path, {".gitignore": "*a" * 20 + "*b\n*.log\n", "a" * 200: "x", "a.log": "x"})
+    start = time.perf_counter()
+    assert paths(read(tmp_path)) == [".gitignore", "a" * 200]
+    assert time.perf_counter() - start < 5.0
 
 
 @needs_git
