@@ -99,9 +99,10 @@ def read_metadata(header: HeaderReader, count: int) -> dict[str, Scalar | list[S
     for index in range(count):
         key = header.string(f"key {index} of the metadata", MAX_KEY_BYTES)
         if key in metadata:
-            raise GgufError(f"{header.file}: the key {key!r} is there twice")
-        type_id = header.u32(f"the type of {key!r}")
-        metadata[key] = _array(header, key) if type_id == _ARRAY else _value(header, type_id, key)
+            raise GgufError(f"{header.file}: the key {key[:80]!r} is there twice")
+        shown = key[:80]  # in messages; a damaged length can make half the file a key
+        type_id = header.u32(f"the type of {shown!r}")
+        metadata[key] = _array(header, shown) if type_id == _ARRAY else _value(header, type_id, shown)
     return metadata
 
 

@@ -16,9 +16,12 @@ from typing import Any
 from tokenizers import Tokenizer as Encoder
 
 from salalocal.errors import BadTokenizer
-from salalocal.tokenizer.byte_tokens import missing_bytes, token_bytes
+from salalocal.tokenizer.byte_tokens import SPACE_MARK, missing_bytes, token_bytes
 
 MAX_TOKEN_ID = 1 << 22
+# Steps that leave no text out. Others drop white space, accents or more, and some crash on damaged files.
+_NORMALIZERS = ("Sequence", "Prepend", "Replace", "NFC", "NFD", "NFKC", "NFKD")
+_PRE_TOKENIZERS = ("Sequence", "ByteLevel", "Metaspace", "Split", "Digits", "Punctuation")
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,15 @@ def build_backend(spec: Mapping[str, Any], where: str) -> Backend:
 
     Raises `BadTokenizer` for anything that is not a sound BPE tokenizer able to spell every byte.
     """
+    _check_steps(spec.get("normalizer"), "normalizers", _NORMALIZERS, where)
+    _check_steps(spec.get("pre_tokenizer"), "pretokenizers", _PRE_TOKENIZERS, where)
     model = _mapping(spec.get("model"), where, "model")
     vocab = _checked_vocab(model, where)
     added, flagged = _checked_added(spec.get("added_tokens", []), where)
     for content, index in added.items():
         if vocab.get(content, index) != index:
             raise BadTokenizer(f"{where}: added token {content!r} has the ids {index} and {vocab[content]}")
-    byte_level = _mentions(spec, "ByteLevel")
+    byte_level = _maps_bytes(spec.get("pre_tokenizer"))
     if not byte_level and model.get("byte_fallback") is not True:
         raise BadTokenizer(
             f"{where}: neither byte-level nor with byte fallback, so there is text that it cannot encode"
@@ -76,6 +81,27 @@ def _mapping(value: object, where: str, name: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise BadTokenizer(f"{where}: {name!r} is missing or no object")
     return value
+
+
+def _check_steps(step: object, inner: str, known: tuple[str, ...], where: str, depth: int = 0) -> None:
+    """Refuses a normalizer or pre-tokenizer that is not known to keep all text."""
+    if step is None:
+        return
+    kind = step.get("type") if isinstance(step, dict) else None
+    if not isinstance(step, dict) or kind not in known or depth > 2:
+        raise BadTokenizer(f"{where}: the step {str(kind)[:40]!r} is not read; these are: {', '.join(known)}")
+    if kind == "Replace" and (step.get("pattern"), step.get("content")) != ({"String": " "}, SPACE_MARK):
+        raise BadTokenizer(f"{where}: a Replace of anything but a space by U+2581 is not read")
+    if kind == "Metaspace" and step.get("replacement") != SPACE_MARK:
+        raise BadTokenizer(f"{where}: a Metaspace other than U+2581 is not read")
+    if kind in ("Split", "Punctuation") and step.get("behavior") == "Removed":
+        raise BadTokenizer(f"{where}: a {kind} that removes text is not read")
+    if kind == "Sequence":
+        steps = step.get(inner)
+        if not isinstance(steps, list):
+            raise BadTokenizer(f"{where}: a Sequence without its list of {inner}")
+        for part in steps:
+            _check_steps(part, inner, known, where, depth + 1)
 
 
 def _checked_id(value: object, where: str, token: str) -> int:
@@ -119,16 +145,11 @@ def _checked_added(entries: object, where: str) -> tuple[dict[str, int], set[int
     return added, flagged
 
 
-def _mentions(part: object, type_name: str, depth: int = 0) -> bool:
-    """Whether a normalizer, pre-tokenizer or decoder of this type occurs in `part`."""
-    if depth > 16:
+def _maps_bytes(step: Any) -> bool:
+    """Whether a (checked) pre-tokenizer turns text into the byte alphabet."""
+    if step is None:
         return False
-    if isinstance(part, dict):
-        if part.get("type") == type_name and depth > 0:
-            return True
-        inner = ("normalizer", "pre_tokenizer", "decoder") if depth == 0 else tuple(part)
-        return any(_mentions(part.get(key), type_name, depth + 1) for key in inner)
-    return isinstance(part, list) and any(_mentions(item, type_name, depth + 1) for item in part)
+    return step["type"] == "ByteLevel" or any(map(_maps_bytes, step.get("pretokenizers", ())))
 
 
 def _template_spec(spec: Mapping[str, Any]) -> dict[str, Any]:

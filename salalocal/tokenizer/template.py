@@ -59,7 +59,7 @@ class ChatTemplate:
         key = tuple(roles)
         if key not in self._layouts:
             if len(self._layouts) >= _KEPT_LAYOUTS:
-                self._layouts.pop(next(iter(self._layouts)))
+                self._layouts.pop(next(iter(self._layouts)), None)
             self._layouts[key] = self._render(key)
         return self._layouts[key]
 
@@ -105,7 +105,7 @@ def render(
     }
     try:
         child = subprocess.Popen(
-            [sys.executable, "-I", "-X", "utf8", str(_CHILD)],
+            [sys.executable, "-P", "-X", "utf8", str(_CHILD)],  # -P: our folder is no place for its imports
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -156,7 +156,12 @@ def _text_of(output: bytes, status: int, seconds: int) -> str:
     except ValueError:
         raise BadTokenizer(f"the chat template broke its renderer (status {status})") from None
     if "refused" in answer:
-        raise TemplateRefused(f"the chat template refuses these messages: {answer['refused']}")
+        raise TemplateRefused(f"the chat template refuses these messages: {_printable(answer['refused'])}")
     if "failed" in answer:
-        raise BadTokenizer(f"the chat template cannot be rendered: {answer['failed']}")
+        raise BadTokenizer(f"the chat template cannot be rendered: {_printable(answer['failed'])}")
     return str(answer["text"])
+
+
+def _printable(words: str) -> str:
+    """A template's own words, without what could steer a terminal."""
+    return "".join(char if char.isprintable() else " " for char in words)

@@ -30,7 +30,7 @@ from salalocal.tokenizer.stream import TextStream, bytes_of
 from salalocal.tokenizer.template import ChatTemplate, TemplateRefused
 
 _PIECES_AT_ONCE = 64  # bounds what the encoder holds beside the ids
-_KEPT_FILES = 4096
+_KEPT_FILES = 1 << 16
 
 
 class Tokenizer:
@@ -234,7 +234,7 @@ class Tokenizer:
                 gap = "" if span.text.endswith("\n") else "\n"
                 ids.extend(self.encode_text(span.text + gap + ("\n" if last else "")))
             if len(self._encoded_files) >= _KEPT_FILES:
-                self._encoded_files.pop(next(iter(self._encoded_files)))
+                self._encoded_files.pop(next(iter(self._encoded_files)), None)
             kept = self._encoded_files[file] = array("i", ids)
         return kept
 

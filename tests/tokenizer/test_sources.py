@@ -90,7 +90,16 @@ def set_in(spec: dict[str, Any], path: str, value: object) -> dict[str, Any]:
         ("added_tokens.0.id", "7", "the id of"),
         ("added_tokens.0.content", "<|im_end|>", "there twice"),
         ("added_tokens.2.id", 9999, "'stop' has the ids"),
-        ("pre_tokenizer.type", "Nonsense", "not a usable tokenizer"),
+        ("pre_tokenizer.type", "Nonsense", "the step 'Nonsense' is not read"),
+        ("pre_tokenizer", {"type": "Whitespace"}, "the step 'Whitespace' is not read"),
+        ("pre_tokenizer", {"type": "Split", "behavior": "Removed"}, "removes text"),
+        ("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "("}}, "not a usable tokenizer"),
+        ("pre_tokenizer", {"type": "Sequence"}, "without its list"),
+        ("pre_tokenizer", None, "neither byte-level"),  # a byte-level decoder alone does not make it so
+        ("normalizer", {"type": "Lowercase"}, "the step 'Lowercase' is not read"),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "'Precompiled' is not read"),
+        ("normalizer", {"type": "Replace", "pattern": {"String": "a"}, "content": ""}, "a Replace of anything"),
+        ("normalizer", [], "the step 'None' is not read"),
     ],
 )
 def test_damaged_specs_are_refused(

@@ -102,8 +102,9 @@ def test_the_parent_watches_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_template_may_refuse() -> None:
-    with pytest.raises(TemplateRefused, match="roles must alternate"):
-        ChatTemplate("{{ raise_exception('roles must alternate') }}", "", "").layout(["user"])
+    with pytest.raises(TemplateRefused, match="roles must alternate") as caught:
+        ChatTemplate("{{ raise_exception('roles must alternate\x1b[2J\\n') }}", "", "").layout(["user"])
+    assert str(caught.value).isprintable()  # its words cannot steer a terminal
 
 
 def test_an_oversized_template_is_not_rendered() -> None:
