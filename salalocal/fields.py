@@ -50,11 +50,11 @@ def _reject_constant(name: str) -> NoReturn:
 
 
 def _reject_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
-        raise BadConfig(f"field {repeated!r} is given twice")
+    result: dict[str, object] = {}
+    for key, value in pairs:
+        if key in result:
+            raise BadConfig(f"field {shorten(key)} is given twice")
+        result[key] = value
     return result
 
 
@@ -88,7 +88,7 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int):
             self.fail(name, f"is {_kind(value)}, an integer is needed")
         if not low <= value <= high:
-            self.fail(name, f"is {_short(value)}, allowed is {low} to {high}")
+            self.fail(name, f"is {shorten(value)}, allowed is {low} to {high}")
         return value
 
     def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
@@ -98,7 +98,7 @@ class Fields:
             self.fail(name, f"is {_kind(value)}, a number is needed")
         # An integer too large for a float fails the range test like any other.
         if not low <= value <= high or not math.isfinite(value):
-            self.fail(name, f"is {_short(value)}, allowed is {low:g} to {high:g}")
+            self.fail(name, f"is {shorten(value)}, allowed is {low:g} to {high:g}")
         return float(value)
 
     def boolean(self, name: str, default: bool | None = None) -> bool:
@@ -112,7 +112,7 @@ class Fields:
         """One of `allowed`; `default` where absent."""
         value = self._required(name, default)
         if not isinstance(value, str) or value not in allowed:
-            self.fail(name, f"is {_short(value)}, known are: {', '.join(allowed)}")
+            self.fail(name, f"is {shorten(value)}, known are: {', '.join(allowed)}")
         return value
 
     def strings(self, name: str) -> list[str]:
@@ -128,7 +128,7 @@ class Fields:
         ids = [] if value is None else value if isinstance(value, list) else [value]
         for item in ids:
             if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item < vocab_size:
-                self.fail(name, f"holds {_short(item)}, token ids are 0 to {vocab_size - 1}")
+                self.fail(name, f"holds {shorten(item)}, token ids are 0 to {vocab_size - 1}")
         return tuple(ids)
 
     def section(self, name: str) -> Fields | None:
@@ -141,8 +141,8 @@ class Fields:
         return Fields(value, self.where, f"{self._prefix}{name}.")
 
     def unknown(self) -> list[str]:
-        """Names of fields nobody asked for."""
-        return sorted(set(self._values) - self.seen)
+        """Names of fields nobody asked for, with their prefix."""
+        return [self._prefix + name for name in sorted(set(self._values) - self.seen)]
 
     def _required(self, name: str, default: object) -> object:
         value = self.raw(name)
@@ -158,8 +158,12 @@ def _kind(value: object) -> str:
     return "null" if value is None else names.get(type(value), "a number")
 
 
-def _short(value: object) -> str:
+def shorten(value: object) -> str:
+    """A value of unknown size in a few words on one line, for messages."""
+    if isinstance(value, dict | list):
+        return _kind(value)
     if isinstance(value, int) and abs(value) > 10**20:
         return f"an integer of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if isinstance(value, str) and len(value) > 57:
+        return repr(value[:57]) + "..."
+    return repr(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from salalocal.config import SparseConfig
+from salalocal.sparse_config import SparseConfig
 
 
 class CompressedKeys:

@@ -40,14 +40,14 @@ class KVStore:
 
     @property
     def capacity(self) -> int:
-        """Pages there is storage for."""
-        return self._data[0].shape[2] if self._data else self.pool.size
+        """Pages there is storage for in every layer."""
+        return min((data.shape[2] for data in self._data), default=self.pool.size)
 
     def reserve(self, pages: int) -> None:
-        """Makes storage for at least `pages` pages."""
-        if pages <= self.capacity:
-            return
+        """Makes storage for at least `pages` pages; where memory runs out half-way, what is stored stays intact."""
         for index, old in enumerate(self._data):
+            if old.shape[2] >= pages:
+                continue
             # Zeros, not whatever memory held: the tail of a block is multiplied by masked weights of 0, and 0 x NaN
             # would be NaN. Untouched zero pages cost no memory on the host.
             grown = torch.zeros((*old.shape[:2], pages, *old.shape[3:]), dtype=old.dtype, device=old.device)
@@ -59,17 +59,20 @@ class KVStore:
         strip of keys without a copy."""
         return self._data[layer].permute(2, 0, 1, 3, 4)
 
-    def copy_pages(self, copies: list[tuple[int, int]]) -> None:
-        """Copies page `from` to page `to` in every layer."""
+    def copy_page(self, source: int, target: int) -> None:
+        """Copies one page in every layer."""
         for data in self._data:
-            for source, target in copies:
-                data[:, :, target] = data[:, :, source]
+            data[:, :, target] = data[:, :, source]
 
 
 class KVCache:
     """One session's K and V.
 
     `extend` makes room; then every layer writes its tokens; the session moves its length when all have.
+
+    Args:
+        store: shared with every fork.
+        table: this session's pages; None for a session that holds nothing.
     """
 
     def __init__(self, store: KVStore, table: PageTable | None = None) -> None:
@@ -77,15 +80,21 @@ class KVCache:
         self._table = table or PageTable(store.pool, store.block_size)
         self._index = torch.tensor(self._table.pages, dtype=torch.int64, device=store.device)
 
-    def extend(self, length: int, new_length: int) -> None:
-        """Room for tokens [length, new_length)."""
-        copies = self._table.extend(length, new_length)
-        needed = self._store.pool.size
+    def reserve(self, length: int, new_length: int) -> None:
+        """Storage for tokens [length, new_length), so that coming calls of `extend` need not grow it."""
+        needed = self._store.pool.size_after(self._table.lacking(length, new_length))
         # An eighth more than needed, so that decoding does not grow the storage at every block.
         if needed > self._store.capacity:
             self._store.reserve(needed + needed // 8)
-        self._store.copy_pages(copies)
-        if copies or len(self._index) != len(self._table.pages):
+
+    def extend(self, length: int, new_length: int) -> None:
+        """Room for tokens [length, new_length). Storage first, table after: a failure leaves tokens as they were."""
+        self.reserve(length, new_length)
+        if self._table.lacking(length, new_length):
+            # Made anew below; should that fail, the next call sees that it is too short.
+            self._index = self._index[:0]
+        self._table.extend(length, new_length, self._store.copy_page)
+        if len(self._index) != len(self._table.pages):
             self._index = torch.tensor(self._table.pages, dtype=torch.int64, device=self._store.device)
 
     def write(self, layer: int, position: int, keys: Tensor, values: Tensor) -> None:

@@ -6,6 +6,8 @@ session's list of pages in token order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class PagePool:
     """Hands out page numbers and counts their users."""
@@ -18,6 +20,10 @@ class PagePool:
     def size(self) -> int:
         """Pages ever handed out; storage needs this many."""
         return len(self._users)
+
+    def size_after(self, pages: int) -> int:
+        """What `size` will be once `pages` more are handed out."""
+        return len(self._users) + max(0, pages - len(self._free))
 
     def allocate(self) -> int:
         """A page with one user."""
@@ -51,7 +57,7 @@ class PageTable:
     Args:
         pool: where pages come from.
         block_size: tokens per page.
-        pages: pages already counted for this table.
+        pages: pages already counted for this table; it takes the list over.
     """
 
     def __init__(self, pool: PagePool, block_size: int, pages: list[int] | None = None) -> None:
@@ -59,23 +65,28 @@ class PageTable:
         self._block_size = block_size
         self.pages: list[int] = pages or []
 
-    def extend(self, length: int, new_length: int) -> list[tuple[int, int]]:
-        """Makes room for tokens [length, new_length) and makes their pages this table's own.
+    def lacking(self, length: int, new_length: int) -> int:
+        """Pages that `extend` would take from the pool."""
+        borrowed = self._borrowed(length)
+        return max(0, -(-new_length // self._block_size) - len(self.pages)) + (borrowed is not None)
 
-        Returns:
-            (from, to) pairs of pages whose content must be copied: the last block, begun by this session, was shared.
+    def extend(self, length: int, new_length: int, copy_page: Callable[[int, int], None]) -> None:
+        """Makes room for tokens [length, new_length), in pages that nobody else writes.
+
+        Args:
+            length: tokens this session holds.
+            new_length: tokens it will hold.
+            copy_page: called with (from, to) where the last block, begun by this session, was shared; the table
+                changes only once it has returned.
         """
-        copies = []
-        if length % self._block_size and new_length > length:
-            last = length // self._block_size
-            shared = self.pages[last]
-            if self._pool.is_shared(shared):
-                self.pages[last] = self._pool.allocate()
-                self._pool.release(shared)
-                copies.append((shared, self.pages[last]))
+        borrowed = self._borrowed(length)
+        if borrowed is not None:
+            own = self._pool.allocate()
+            copy_page(borrowed, own)
+            self.pages[length // self._block_size] = own
+            self._pool.release(borrowed)
         while len(self.pages) * self._block_size < new_length:
             self.pages.append(self._pool.allocate())
-        return copies
 
     def truncate(self, length: int) -> None:
         """Gives back every page that holds no token below `length`."""
@@ -90,5 +101,13 @@ class PageTable:
             self._pool.share(page)
         return PageTable(self._pool, self._block_size, list(self.pages))
 
+    def _borrowed(self, length: int) -> int | None:
+        """The page of the last block, if that block is begun and another session reads the page."""
+        if not length % self._block_size:
+            return None
+        page = self.pages[length // self._block_size]
+        return page if self._pool.is_shared(page) else None
+
     def __del__(self) -> None:
+        # Sessions are dropped, not closed; what a dropped one used goes to the others of its pool.
         self.truncate(0)

@@ -13,7 +13,7 @@ from salalocal.config import ModelConfig
 from salalocal_kernels import compress_keys
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """What the linear layers know after `position` tokens, and the logits there.
 
@@ -117,8 +117,12 @@ class SessionCache:
         """The memory of attention layer number `index` (counted among attention layers)."""
         return AttentionCache(index, self._kv, self._compressed[index])
 
+    def reserve(self, tokens: int) -> None:
+        """Takes the K/V storage of `tokens` more at once, which spares copying it whenever it grows."""
+        self._kv.reserve(self.length, self.length + tokens)
+
     def extend(self, tokens: int) -> None:
-        """Makes room for `tokens` more; `length` moves only with `commit`."""
+        """Makes room for `tokens` more; `length` moves only with `commit`, and without it nothing has changed."""
         self._kv.extend(self.length, self.length + tokens)
 
     def commit(self, tokens: int, states: list[Tensor]) -> None:
@@ -138,6 +142,8 @@ class SessionCache:
 
     def fork(self) -> SessionCache:
         """A second memory of the same tokens; K/V and compressed keys are copied only when written to."""
+        # Pages of a chunk that failed half-way hold nothing; shared, both sessions would write to them.
+        self._kv.truncate(self.length)
         compressed = [levels and (levels[0].fork(), levels[1].fork()) for levels in self._compressed]
         return SessionCache(self._kv.fork(), compressed, [state.clone() for state in self.states], self.length)
 

@@ -12,7 +12,10 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token; `text` is "" while a character or a possible stop text is incomplete."""
+    """One generated token; `text` is "" while a character or a possible stop text is incomplete.
+
+    Text still held back when the answer ends comes in one more event, which repeats the last id.
+    """
 
     id: int
     text: str

@@ -106,11 +106,10 @@ class _Answer:
         self._last = token
         self.count += 1
         self._held += self._stream.push(token)
-        for stop in self._sampling.stop:
-            at = self._held.find(stop)
-            if at >= 0:
-                self._is_over = True
-                return Token(token, self._held[:at])
+        found = [at for stop in self._sampling.stop if (at := self._held.find(stop)) >= 0]
+        if found:
+            self._is_over = True
+            return Token(token, self._held[: min(found)])
         return Token(token, self._release())
 
     def _release(self) -> str:
@@ -120,6 +119,7 @@ class _Answer:
         return text
 
     def _end(self, reason: FinishReason) -> Token | None:
+        """Lets out held-back text, if there is any, under the id of the last token."""
         self.finish_reason = reason
         self._is_over = True
         rest = self._held + self._stream.flush()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import psutil
@@ -22,7 +24,8 @@ CHECKPOINT_BUDGET_BYTES = 1 << 30
 class Session:
     """A growing sequence of tokens that a network has read.
 
-    Made by `Engine.new_session`. Not for use from two threads at once.
+    Made by `Engine.new_session`. Not for use from two threads at once. Whatever interrupts a call, the session holds
+    the chunks that were finished, exactly.
 
     Args:
         network: the model.
@@ -30,6 +33,10 @@ class Session:
         default_chunk: tokens per chunk where a call names none.
         max_tokens: the longest the session may become.
         record_selection: keep which blocks the last call selected.
+
+    Attributes:
+        token_ids: the tokens read.
+        checkpoints: those kept, by position; the first is at 0. Thinned out beyond CHECKPOINT_BUDGET_BYTES.
     """
 
     def __init__(
@@ -43,7 +50,11 @@ class Session:
         self._selection: dict[int, list[Tensor]] = {}
         self._logits: Tensor | None = None
         self.token_ids: list[int] = []
-        self.checkpoints: list[Checkpoint] = [cache.checkpoint(None)]
+        self.checkpoints: list[Checkpoint] = []
+        # All checkpoints of this past that anybody holds, also those thinned out of the list above.
+        self._valid: weakref.WeakSet[Checkpoint] = weakref.WeakSet()
+        if not self.length:
+            self.checkpoint()
 
     @property
     def length(self) -> int:
@@ -72,16 +83,18 @@ class Session:
             chunk_size: tokens per chunk; None leaves it to the engine.
             final_length: length the whole prompt will have, this call and later ones; it decides between dense and
                 sparse attention. None: the length after this call.
-            checkpoints_at: absolute positions at which to keep a checkpoint in `checkpoints`.
+            checkpoints_at: absolute positions, from the present length on, at which to keep a checkpoint in
+                `checkpoints`.
             all_logits: return logits of every token, not only of the last.
             on_progress: called after every chunk.
             cancel: looked at before every chunk.
 
         Returns:
-            float32 (float64 in a float64 run) [vocab] of the last token, or [len(token_ids), vocab].
+            float32 (float64 in a float64 run) [vocab] of the last token, or [len(token_ids), vocab]; the caller's own.
 
         Raises:
-            InvalidRequest: no tokens, an id out of range, chunk_size < 1, a final_length too short.
+            InvalidRequest: no tokens, an id that is no integer or out of range, chunk_size < 1, a final_length too
+                short.
             ContextTooLong: more tokens than the session may hold; nothing was read.
             Cancelled: with the tokens held; call again with the rest and the same final_length.
         """
@@ -91,7 +104,7 @@ class Session:
             if on_progress is not None:
                 on_progress(progress)
         assert self._logits is not None
-        return torch.cat(rows) if all_logits else self._logits
+        return torch.cat(rows) if all_logits else self._logits.clone()
 
     def read(
         self,
@@ -106,28 +119,48 @@ class Session:
 
         Args:
             all_logits: a list that takes the logits [chunk, vocab] of every chunk.
+
+        Raises:
+            InvalidRequest: besides the reasons of `prefill`: the session was rewound or read on between two chunks.
         """
-        self._check(token_ids, chunk_size, final_length)
+        token_ids = self._checked(token_ids, chunk_size, final_length)
         start, stop = self.length, self.length + len(token_ids)
         wanted = set(checkpoints_at)
         is_sparse = self._is_sparse(stop if final_length is None else final_length)
-        ids = torch.tensor(token_ids, dtype=torch.int64).to(self._network.device)
         self._selection = {}
+        if start in wanted:
+            self.checkpoint()
+        self._cache.reserve(stop - start)
         meter = RateMeter()
+        at = start
         for edge in chunk_edges(start, stop, chunk_size or self._default_chunk, wanted):
             if cancel is not None and cancel.is_set():
                 raise Cancelled(self.length)
-            begin, end = self.length - start, edge - start
-            with torch.inference_mode():
-                hidden = self._network.read(ids[begin:end], self._cache, is_sparse, self._record)
-                logits = self._network.logits(hidden if all_logits is not None else hidden[-1:])
-            if all_logits is not None:
-                all_logits.append(logits)
-            self._logits = logits[-1]
-            self.token_ids.extend(token_ids[begin:end])
+            if self.length != at:
+                raise InvalidRequest(f"the session went from {at:,} to {self.length:,} tokens while it was being read")
+            self._read_chunk(token_ids[at - start : edge - start], is_sparse, all_logits)
+            at = edge
             if edge in wanted:
                 self.checkpoint()
-            yield self._progress(end, stop - start, meter.mark(end))
+            yield self._progress(edge - start, stop - start, meter.mark(edge - start))
+
+    def _read_chunk(self, token_ids: list[int], is_sparse: bool, all_logits: list[Tensor] | None) -> None:
+        """All of a chunk or, where anything fails, nothing of it."""
+        selection: dict[int, Tensor] = {}
+        ids = torch.tensor(token_ids, dtype=torch.int64).to(self._network.device)
+        with torch.inference_mode():
+            record = selection.__setitem__ if self._records else None
+            hidden, states = self._network.read(ids, self._cache, is_sparse, record)
+            logits = self._network.logits(hidden if all_logits is not None else hidden[-1:])
+        # Outside inference mode, so that callers may do with the copies what they like; and no view of a whole chunk.
+        last = logits[-1].clone()
+        self._cache.commit(len(token_ids), states)
+        self.token_ids.extend(token_ids)
+        self._logits = last
+        for layer, blocks in selection.items():
+            self._selection.setdefault(layer, []).append(blocks)
+        if all_logits is not None:
+            all_logits.append(logits)
 
     def step(self, token_id: int) -> Tensor:
         """Reads one token; returns float32 logits [vocab] for the next. Errors as for `prefill`."""
@@ -136,62 +169,83 @@ class Session:
     def keep_common(self, token_ids: Sequence[int]) -> int:
         """Forgets what does not begin `token_ids`, going back to the nearest checkpoint where needed.
 
+        What stays was read under the final length of its own call, dense or sparse, and stays as it is.
+
+        Args:
+            token_ids: at least one.
+
         Returns:
             Tokens of `token_ids` that need not be read. All of them only where their last logits are known.
+
+        Raises:
+            InvalidRequest: no tokens.
         """
-        common = common_length(self.token_ids, token_ids)
+        if not len(token_ids):
+            raise InvalidRequest("token_ids is empty; at least one token is needed")
+        common = common_length(self.token_ids, list(token_ids))
         if common == self.length and (common < len(token_ids) or self._logits is not None):
             return common
-        if not self._network.config.lightning_layers:
-            # Without linear states any position can be gone back to; one token is read again for its logits.
-            target = Checkpoint(min(common, len(token_ids) - 1), (), None)
-            self.checkpoints.append(target)
-        else:
-            usable = [
-                known
-                for known in self.checkpoints
-                if known.position <= common and (known.position < len(token_ids) or known.logits is not None)
-            ]
-            target = usable[-1]
-        self.rewind(target)
+        target = [
+            known
+            for known in self.checkpoints
+            if known.position <= common and (known.position < len(token_ids) or known.logits is not None)
+        ][-1]
+        # Without linear states any position can be gone back to; one token is read again for its logits.
+        anywhere = min(common, len(token_ids) - 1)
+        if not self._network.config.lightning_layers and target.position < anywhere:
+            target = Checkpoint(anywhere, (), None)
+        self._go_back(target)
         return self.length
 
     def checkpoint(self) -> Checkpoint:
-        """Keeps the linear layers' states at the present position; `rewind` comes back to it."""
-        if self.checkpoints[-1].position != self.length:
-            self.checkpoints.append(self._cache.checkpoint(self._logits))
-            each = max(1, self.checkpoints[-1].nbytes)
-            dropped = thin([known.position for known in self.checkpoints], CHECKPOINT_BUDGET_BYTES // each)
-            self.checkpoints = [known for known in self.checkpoints if known.position not in dropped]
-        return self.checkpoints[-1]
+        """Keeps the linear layers' states at the present position; `rewind` comes back to it.
+
+        Later checkpoints may push it out of `checkpoints`; it stays good for as long as the caller holds it.
+        """
+        if self.checkpoints and self.checkpoints[-1].position == self.length:
+            return self.checkpoints[-1]
+        made = self._cache.checkpoint(self._logits)
+        self._valid.add(made)
+        self.checkpoints.append(made)
+        dropped = thin([known.position for known in self.checkpoints], CHECKPOINT_BUDGET_BYTES // max(1, made.nbytes))
+        self.checkpoints = [known for known in self.checkpoints if known.position not in dropped]
+        return made
 
     def rewind(self, checkpoint: Checkpoint) -> None:
         """Forgets everything after `checkpoint`, exactly; later checkpoints are dropped.
 
         Raises:
-            InvalidRequest: the checkpoint is not one of this session's (any more).
+            InvalidRequest: the checkpoint is of another session, or this one was rewound past it.
         """
-        if not any(known is checkpoint for known in self.checkpoints):
+        if checkpoint not in self._valid:
             raise InvalidRequest(
-                f"the checkpoint at {checkpoint.position:,} is not one of this session; it was rewound past it"
+                f"the checkpoint at {checkpoint.position:,} is of another session, or this one was rewound past it"
             )
-        self._cache.rewind(checkpoint)
-        self._logits = checkpoint.logits
-        del self.token_ids[checkpoint.position :]
-        self.checkpoints = [known for known in self.checkpoints if known.position <= checkpoint.position]
+        self._go_back(checkpoint)
+
+    def _go_back(self, target: Checkpoint) -> None:
+        self._cache.rewind(target)
+        self._logits = target.logits
+        del self.token_ids[target.position :]
+        self.checkpoints = [known for known in self.checkpoints if known.position <= target.position]
+        self._valid = weakref.WeakSet(known for known in self._valid if known.position <= target.position)
         self._selection = {}
 
     def fork(self) -> Session:
-        """A second session with the same past; K/V is shared until one of them writes."""
+        """A second session with the same past; K/V is shared until one of them writes.
+
+        Checkpoints of the past are good for both.
+        """
         copy = Session(self._network, self._cache.fork(), self._default_chunk, self.max_tokens, self._records)
         copy._logits = self._logits
         copy.token_ids = list(self.token_ids)
         copy.checkpoints = list(self.checkpoints)
+        copy._valid = weakref.WeakSet(self._valid)
         return copy
 
     @property
     def logits(self) -> Tensor | None:
-        """Logits [vocab] after the last token read; None before the first."""
+        """Logits [vocab] after the last token read, not to be written to; None before the first."""
         return self._logits
 
     def selected_blocks(self, layer: int) -> Tensor | None:
@@ -224,26 +278,28 @@ class Session:
             raise InvalidRequest(f"layer {layer} has no linear state; lightning layers are {layers}")
         return self._cache.states[layers.index(layer)].clone()
 
-    def _record(self, layer: int, blocks: Tensor) -> None:
-        if self._records:
-            self._selection.setdefault(layer, []).append(blocks)
-
     def _is_sparse(self, final_length: int) -> bool:
         sparse = self._network.config.sparse
         return sparse is not None and final_length >= sparse.dense_len
 
-    def _check(self, token_ids: Sequence[int], chunk_size: int | None, final_length: int | None) -> None:
-        if not len(token_ids):
+    def _checked(self, token_ids: Sequence[int], chunk_size: int | None, final_length: int | None) -> list[int]:
+        """The ids as plain integers; raises what `prefill` says."""
+        try:
+            ids = [operator.index(token) for token in token_ids]
+        except TypeError as error:
+            raise InvalidRequest(f"token_ids must hold integers only ({error})") from error
+        if not ids:
             raise InvalidRequest("token_ids is empty; at least one token is needed")
         vocab = self._network.config.vocab_size
-        if min(token_ids) < 0 or max(token_ids) >= vocab:
+        if min(ids) < 0 or max(ids) >= vocab:
             raise InvalidRequest(f"token_ids holds an id outside 0 to {vocab - 1}")
         if chunk_size is not None and chunk_size < 1:
             raise InvalidRequest(f"chunk_size is {chunk_size}; at least 1 is needed")
-        stop = self.length + len(token_ids)
+        stop = self.length + len(ids)
         if final_length is not None and final_length < stop:
             raise InvalidRequest(f"final_length is {final_length:,}, but the session reaches {stop:,} tokens")
         self.check_fits(max(stop, final_length or 0))
+        return ids
 
     def check_fits(self, needed: int) -> None:
         """Raises ContextTooLong if the session cannot become `needed` tokens long."""

@@ -60,17 +60,20 @@ class Network:
     final_norm: Tensor
     head: Weight
 
-    def read(self, ids: Tensor, cache: SessionCache, is_sparse: bool, record: SelectionRecorder | None) -> Tensor:
-        """Reads tokens into `cache`, which moves forward only if every layer succeeded.
+    def read(
+        self, ids: Tensor, cache: SessionCache, is_sparse: bool, record: SelectionRecorder | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Reads tokens after those of `cache`, whose length moves only when the caller commits them.
 
         Args:
             ids: [T] int64 on the device, T >= 1.
-            cache: the session's memory, extended by T tokens.
+            cache: the session's memory; K/V and compressed keys of the T tokens are written past its length.
             is_sparse: whether attention layers select blocks.
             record: told the selection of every sparse layer.
 
         Returns:
-            [T, h]: the residual stream after the last layer, at least float32.
+            hidden [T, h]: the residual stream after the last layer, at least float32; and the linear states after
+            these tokens, for `cache.commit`.
         """
         config = self.config
         span = Span(cache.length, ids.shape[0], is_sparse)
@@ -93,8 +96,7 @@ class Network:
             x = x + mixed * config.residual_scale
             u = rms_norm(x, layer.post_norm, config.rms_norm_eps)
             x = x + layer.feed_forward(u) * config.residual_scale
-        cache.commit(span.tokens, states)
-        return x
+        return x, states
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Residual stream [T, h] -> logits [T, V], float32 (float64 in a float64 run)."""
