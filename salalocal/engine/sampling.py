@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -38,18 +37,23 @@ class Sampling:
 
     def __post_init__(self) -> None:
         limits = (
-            ("temperature", self.temperature, 0.0, 100.0),
-            ("top_k", self.top_k, 0, 1 << 24),
-            ("top_p", self.top_p, 1e-9, 1.0),
-            ("min_p", self.min_p, 0.0, 1.0),
-            ("seed", self.seed, 0, (1 << 63) - 1),
-            ("max_tokens", self.max_tokens, 1, 1 << 31),
+            ("temperature", self.temperature, (int, float), 0.0, 100.0),
+            ("top_k", self.top_k, (int,), 0, 1 << 24),
+            ("top_p", self.top_p, (int, float), 1e-9, 1.0),
+            ("min_p", self.min_p, (int, float), 0.0, 1.0),
+            ("seed", self.seed, (int,), 0, (1 << 63) - 1),
+            ("max_tokens", self.max_tokens, (int,), 1, 1 << 31),
         )
-        for name, value, low, high in limits:
-            if not (math.isfinite(value) and low <= value <= high):
-                raise InvalidRequest(f"{name} is {value}; allowed is {low} to {high}")
-        if len(self.stop) > 16 or not all(self.stop):
-            raise InvalidRequest("stop takes at most 16 texts, none of them empty")
+        for name, value, kinds, low, high in limits:
+            # NaN and infinity fail the comparison.
+            if not (isinstance(value, kinds) and low <= value <= high):
+                kind = "a whole number" if kinds == (int,) else "a number"
+                raise InvalidRequest(f"{name} is {value!r}; allowed is {kind} from {low} to {high}")
+        # A string is a sequence of strings too: its letters would all be stop texts.
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+            raise InvalidRequest("stop takes a list of texts, none of them empty")
+        if len(self.stop) > 16:
+            raise InvalidRequest(f"stop has {len(self.stop)} texts; at most 16 are allowed")
 
 
 class Sampler:
@@ -63,26 +67,29 @@ class Sampler:
         """Chooses from logits [V] float32.
 
         Raises:
-            EngineFailure: NaN or +Inf among the logits.
+            EngineFailure: NaN or +Inf among the logits, or nothing but -Inf.
         """
-        if not bool((logits < torch.inf).all()):
+        if not bool(logits.max().isfinite()):
             raise EngineFailure("the model computed NaN or Inf instead of logits; the answer was stopped")
         if self._sampling.temperature == 0:
             return int(logits.argmax())
-        probabilities = self._filtered(logits.double().cpu())
-        return int(torch.multinomial(probabilities, 1, generator=self._generator))
+        probabilities, ids = self._candidates(logits.double().cpu())
+        return int(ids[torch.multinomial(probabilities, 1, generator=self._generator)])
 
-    def _filtered(self, logits: Tensor) -> Tensor:
+    def _candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights [C] of the tokens that may be drawn, likeliest first where any filter is on, and their ids [C]."""
         sampling = self._sampling
-        if sampling.top_k:
-            threshold = logits.topk(min(sampling.top_k, logits.shape[0])).values[-1]
-            logits = logits.masked_fill(logits < threshold, -torch.inf)
-        probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
+        ids = torch.arange(logits.shape[0])
+        if sampling.top_k or sampling.min_p or sampling.top_p < 1:
+            # Of equal logits the lower id is the likelier, as for greedy.
+            logits, ids = logits.sort(descending=True, stable=True)
+            size = sampling.top_k or len(ids)
+            logits, ids = logits[:size], ids[:size]
+        # The largest is subtracted first: divided by a tiny temperature it would overflow.
+        probabilities = torch.softmax((logits - logits.max()) / sampling.temperature, dim=-1)
         if sampling.min_p:
-            probabilities = probabilities.masked_fill(probabilities < sampling.min_p * probabilities.max(), 0)
+            probabilities = probabilities.masked_fill(probabilities < sampling.min_p * probabilities[0], 0)
         if sampling.top_p < 1:
-            ordered, index = probabilities.sort(descending=True, stable=True)
-            before = ordered.cumsum(-1) - ordered
-            dropped = before >= sampling.top_p * ordered.sum()
-            probabilities[index[dropped]] = 0
-        return probabilities / probabilities.sum()
+            before = probabilities.cumsum(-1) - probabilities
+            probabilities = probabilities.masked_fill(before >= sampling.top_p * probabilities.sum(), 0)
+        return probabilities, ids
