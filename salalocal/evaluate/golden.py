@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, isnan
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
@@ -154,10 +154,15 @@ class GoldenCase:
             io=tensors,
         )
 
-    def require(self, name: str) -> Tensor:
-        """A tensor that every case has; raises BadCheckpoint naming it."""
+    def require(self, name: str, *shape: int | None) -> Tensor:
+        """A tensor of `shape`, None for any size; raises BadCheckpoint naming it where it is not there or not such."""
         if name not in self.io:
             raise BadCheckpoint(f"case {self.name}: io.safetensors has no tensor {name!r}")
+        found = tuple(self.io[name].shape)
+        if len(found) != len(shape) or any(want not in (None, size) for want, size in zip(shape, found, strict=True)):
+            raise BadCheckpoint(
+                f"case {self.name}: tensor {name!r} has shape {list(found)}, which does not belong here"
+            )
         return self.io[name]
 
 
@@ -204,13 +209,17 @@ class _Run:
     def execute(self, chunk_size: int | None) -> None:
         """Prefills the prompt, then feeds the given decode tokens one by one."""
         case, config = self._case, self._engine.config
-        ids = case.require("input_ids").tolist()
-        if len(ids) != case.prompt_len + case.decode_len:
-            raise BadCheckpoint(f"case {case.name}: input_ids has {len(ids)} tokens, case.json says otherwise")
+        ids = case.require("input_ids", case.prompt_len + case.decode_len).tolist()
+        positions = case.require("logits_pos", None).long()
+        prefill_logits = case.require("prefill_logits", len(positions), config.vocab_size)
+        if not bool(((positions >= 0) & (positions < case.prompt_len)).all()):
+            raise BadCheckpoint(f"case {case.name}: logits_pos names positions outside the prompt")
+        if case.decode_len:
+            decode_logits = case.require("decode_logits", case.decode_len, config.vocab_size)
         started = perf_counter()
         session = self._engine.new_session(record_selection=True)
         logits = session.prefill(ids[: case.prompt_len], chunk_size=chunk_size or case.prompt_len, all_logits=True)
-        difference = logits[case.require("logits_pos").long()].double().cpu() - case.require("prefill_logits")
+        difference = logits.double().cpu()[positions] - prefill_logits
         self.prefill_error = _greatest(difference)
         self.prefill_rms = float(difference.square().mean().sqrt())
         self._compare_states(session, "state_prefill")
@@ -218,13 +227,14 @@ class _Run:
             self._compare_sets(session, layer, f"sel.layer{layer}", f"margin.layer{layer}", slice(None))
         for number, token in enumerate(ids[case.prompt_len :]):
             row = session.step(token).double().cpu()
-            expected = case.require("decode_logits")[number].double()
-            self.decode_error = max(self.decode_error, _greatest(row - expected))
+            expected = decode_logits[number].double()
+            self.decode_error = _worse(self.decode_error, _greatest(row - expected))
             self.argmax_mismatches += int(row.argmax() != expected.argmax())
             for layer in config.sparse_layers:
                 at = slice(number, number + 1)
                 self._compare_sets(session, layer, f"dsel.layer{layer}", f"dmargin.layer{layer}", at)
-        self._compare_states(session, "state_final")
+        if case.decode_len:
+            self._compare_states(session, "state_final")
         self.seconds = perf_counter() - started
 
     def judge(self, limits: Limits) -> str:
@@ -259,10 +269,12 @@ class _Run:
 
     def _compare_states(self, session: Session, prefix: str) -> None:
         for layer in self._engine.config.lightning_layers:
-            expected = self._case.require(f"{prefix}.layer{layer}").double()
-            difference = (session.linear_state(layer).double().cpu() - expected).abs()
+            state = session.linear_state(layer).double().cpu()
+            expected = self._case.require(f"{prefix}.layer{layer}", *state.shape).double()
+            difference = (state - expected).abs()
             # Less what storing the expectation in float32 rounded away, which a float64 run would be blamed for.
-            self.state_error = max(self.state_error, _greatest((difference - expected.abs() * 2.0**-24).clamp(min=0)))
+            error = _greatest((difference - expected.abs() * 2.0**-24).clamp(min=0))
+            self.state_error = _worse(self.state_error, error)
 
     def _compare_sets(self, session: Session, layer: int, sets: str, margins: str, rows: slice) -> None:
         """Compares the last call's sets with the bitmaps [Hkv, queries, bytes] of the case (all 0 where dense)."""
@@ -270,11 +282,15 @@ class _Run:
             if session.selected_blocks(layer) is not None:
                 raise BadCheckpoint(f"case {self._case.name}: the run selected blocks, but {sets!r} is missing")
             return
-        expected = self._case.io[sets][:, rows]
+        config, case = self._engine.config, self._case
+        queries = case.prompt_len if sets.startswith("sel.") else case.decode_len
+        expected = case.require(sets, config.num_key_value_heads, queries, None)[:, rows]
         blocks = session.selected_blocks(layer)
+        if blocks is not None and int(blocks.max()) >= 8 * expected.shape[-1]:
+            raise BadCheckpoint(f"case {case.name}: {sets!r} is too narrow for block {int(blocks.max())}")
         found = torch.zeros_like(expected) if blocks is None else _bitmap(blocks.cpu(), expected.shape[-1])
         changed = (found != expected).any(-1)
-        resolved = self._case.require(margins)[:, rows] > self._margin
+        resolved = case.require(margins, config.num_key_value_heads, queries)[:, rows] > self._margin
         self.changed += int(changed.sum())
         self.changed_within_margin += int((changed & resolved).sum())
         self.compared += changed.numel()
@@ -283,6 +299,11 @@ class _Run:
 def _greatest(difference: Tensor) -> float:
     """Largest absolute value; NaN where there is one (amax would do, but says so)."""
     return float(difference.abs().max()) if difference.numel() else 0.0
+
+
+def _worse(one: float, other: float) -> float:
+    """The larger error, NaN above all; `max` would drop a NaN that comes second."""
+    return other if isnan(other) or other > one else one
 
 
 def _bitmap(blocks: Tensor, width: int) -> Tensor:
