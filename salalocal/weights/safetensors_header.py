@@ -16,6 +16,7 @@ from typing import NoReturn
 from salalocal.errors import BadCheckpoint
 
 MAX_HEADER_BYTES = 100_000_000
+_MAX_DIMENSIONS = 8
 _ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
@@ -92,8 +93,9 @@ def _entry(path: Path, name: str, value: object) -> HeaderEntry:
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
         fail(f"has dtype {str(dtype)[:40]!r}, known are {', '.join(_ITEM_BYTES)}")
-    if not _are_sizes(shape):
-        fail("has a shape that is not a list of sizes")
+    # Bounded before they are multiplied or shown: a long list of large sizes makes a number of any length.
+    if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
+        fail(f"has a shape that is not a list of at most {_MAX_DIMENSIONS} sizes")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         fail("has data_offsets that are not [begin, end]")
     needed = math.prod(shape) * _ITEM_BYTES[dtype]
