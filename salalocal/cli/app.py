@@ -81,7 +81,8 @@ def _run(words: list[str], debug: bool) -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         verb = context.command_path if context is not None else "salalocal"
-        print_error(f"{error.format_message().rstrip('.')}; '{verb} --help' explains")
+        message = error.format_message().replace("Value error, ", "").rstrip(".?")
+        print_error(f"{message}; '{verb} --help' explains")
         return EXIT_BAD_INPUT
     except Cancelled as error:
         return _report(error, debug, EXIT_INTERRUPTED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Annotated
 
 import typer
@@ -26,9 +26,24 @@ from salalocal.errors import Cancelled, InvalidRequest
 EXIT_INTERRUPTED = 130
 
 
+def _check_question(question: str) -> str:
+    """Refuses what cannot be meant as a question. Runs before a missing PATH is noticed, because the
+    likeliest reason for that is a forgotten question, and a file standing in its place."""
+    if not question.strip():
+        raise InvalidRequest("the question is empty")
+    if os.path.exists(question):
+        raise InvalidRequest(f"the last word must be the question, and {question} is a file or folder")
+    return question
+
+
 def ask(
     paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Files, folders or zip archives to read.")],
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotation marks.")],
+    question: Annotated[
+        str,
+        typer.Argument(
+            metavar="QUESTION", help="The question, in quotation marks.", callback=_check_question, is_eager=True
+        ),
+    ],
     model: ModelOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -42,10 +57,6 @@ def ask(
     The answer and the places go to stdout, progress to stderr. Nothing is ever cut off: documents that
     do not fit are refused with the numbers. Ctrl-C stops and exits with 130.
     """
-    if not question.strip():
-        raise InvalidRequest("the question is empty")
-    if Path(question).exists():
-        raise InvalidRequest(f"the last word must be the question, and {question} is a file or folder")
     sampling = salalocal.Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens)
     name = choose_model(model)
     documents = read_documents(paths)
@@ -54,7 +65,7 @@ def ask(
     with cancel_on_interrupt() as cancel, saying_what_to_drop(engine, documents):
         session = engine.new_session()
         try:
-            turn = follow(engine.chat(session, messages, documents, sampling, cancel=cancel), silent=json)
+            turn = follow(engine.chat(session, messages, documents, sampling, cancel=cancel), cancel, silent=json)
         except Cancelled as error:
             print_note(f"stopped while reading, after {error.length:,} tokens")
             raise typer.Exit(EXIT_INTERRUPTED) from error
@@ -79,6 +90,8 @@ def ask(
         )
     else:
         _print_end(turn, name, max_tokens)
+        if (note := engine.length_note(turn.done.usage.prompt_tokens)) is not None:
+            print_note(note)
     if turn.stopped:
         raise typer.Exit(EXIT_INTERRUPTED)
 

@@ -99,9 +99,8 @@ class Conversation:
         messages = [*self._messages, salalocal.Message("user", question)]
         with cancel_on_interrupt() as cancel, saying_what_to_drop(self._engine, self._documents):
             try:
-                turn = follow(
-                    self._engine.chat(self._session, messages, self._documents, self._sampling, cancel=cancel)
-                )
+                events = self._engine.chat(self._session, messages, self._documents, self._sampling, cancel=cancel)
+                turn = follow(events, cancel)
             except Cancelled as error:
                 print_note(str(error))
                 return
@@ -134,9 +133,8 @@ class Conversation:
             return
         for path, tokens in sizes:
             stdout().out(f"  {tokens:>10,}  {one_line(path)}")
-        stdout().out(
-            f"  {sum(tokens for _, tokens in sizes):>10,}  tokens in all; {self._session.length:,} read so far"
-        )
+        held, limit = self._session.length, self._engine.max_context_tokens()
+        stdout().out(f"  {sum(tokens for _, tokens in sizes):>10,}  in all; the session holds {held:,} of {limit:,}")
 
     def read(self) -> None:
         """Read the documents ahead of the first question; Ctrl-C stops, and the next question goes on from there.
@@ -150,19 +148,21 @@ class Conversation:
         with (
             cancel_on_interrupt() as cancel,
             saying_what_to_drop(self._engine, self._documents),
-            ReadingBar() as bar,
+            ReadingBar(cancel) as bar,
         ):
+            bar.wait()
             try:
                 self._session.prefill(ids, checkpoints_at=(len(ids),), on_progress=bar.show, cancel=cancel)
             except Cancelled as error:
                 bar.close()
                 print_note(
-                    f"stopped after {error.length:,} of {len(ids):,} tokens; what was read is kept, "
-                    "and your first question reads on from there"
+                    f"stopped after {error.length:,} of {len(ids):,} tokens; the first question reads on from there"
                 )
                 return
         names = ", ".join(document.name for document in self._documents)
         print_note(f"read {names}: {len(ids):,} tokens")
+        if (note := self._engine.length_note(len(ids))) is not None:
+            print_note(note)
 
 
 def register(app: typer.Typer) -> None:

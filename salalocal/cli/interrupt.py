@@ -1,15 +1,21 @@
 """Ctrl-C as a request: the first press sets an event that the engine looks at, the second interrupts Python.
 
-Knows signals; knows nothing of what is being cancelled.
+Knows signals and the terminal's echo; knows nothing of what is being cancelled.
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+try:
+    import termios
+except ImportError:  # Windows: its console writes no "^C"
+    termios = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -30,6 +36,23 @@ def cancel_on_interrupt() -> Iterator[threading.Event]:
 
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:
-        yield cancel
+        with _no_caret_c():
+            yield cancel
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _no_caret_c() -> Iterator[None]:
+    """Within the block the terminal does not write "^C" into the answer when Ctrl-C is pressed."""
+    if termios is None or not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    quiet = [*before]
+    quiet[3] = before[3] & ~termios.ECHOCTL
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)

@@ -7,13 +7,14 @@ it gets plain text without a single control code.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from types import TracebackType
 from typing import Protocol
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
@@ -157,13 +158,13 @@ class AnswerWriter:
 class ReadingBar:
     """Progress of reading on stderr: a live bar on a terminal, else a line every ten seconds.
 
-    Use as a context manager; `show` may be called any number of times and the bar appears with the
-    first call. It disappears when the block ends.
+    Use as a context manager; the bar appears with the first call of `wait` or `show` and disappears when the
+    block ends. Once `cancel` is set the bar says so, though the engine only stops at the end of its chunk.
     """
 
-    def __init__(self, *, enabled: bool = True) -> None:
+    def __init__(self, cancel: threading.Event) -> None:
         self._console = stderr()
-        self._enabled = enabled
+        self._cancel = cancel
         self._bar: RichProgress | None = None
         self._logged_at = time.monotonic()
 
@@ -181,20 +182,23 @@ class ReadingBar:
             self._bar.stop()
             self._bar = None
 
+    def wait(self) -> None:
+        """Draw a bar that only moves, until the first chunk has been read and there is something to say."""
+        if self._console.is_terminal:
+            self._draw(None, 0, "")
+
     def show(self, progress: ReadingProgress) -> None:
         """Draw or log how far reading has come."""
-        if not self._enabled:
-            return
         if self._console.is_terminal:
-            self._draw(progress)
+            self._draw(progress.total_tokens, progress.done_tokens, _detail(progress))
         elif time.monotonic() - self._logged_at >= LOG_EVERY_SECONDS:
             self._logged_at = time.monotonic()
             self._console.print(progress_line(progress))
 
-    def _draw(self, progress: ReadingProgress) -> None:
+    def _draw(self, total: int | None, done: int, detail: str) -> None:
         if self._bar is None:
             self._bar = RichProgress(
-                TextColumn("reading", style="bold"),
+                _Verb(self._cancel),
                 BarColumn(bar_width=28),
                 TextColumn("{task.percentage:>3.0f} %"),
                 TextColumn("{task.fields[detail]}", style="dim"),
@@ -203,8 +207,18 @@ class ReadingBar:
             )
             self._bar.add_task("reading", total=None, detail="")
             self._bar.start()
-        task = self._bar.task_ids[0]
-        self._bar.update(task, total=progress.total_tokens, completed=progress.done_tokens, detail=_detail(progress))
+        self._bar.update(self._bar.task_ids[0], total=total, completed=done, detail=detail)
+
+
+class _Verb(ProgressColumn):
+    """ "reading", or "stopping" from the moment that Ctrl-C was pressed."""
+
+    def __init__(self, cancel: threading.Event) -> None:
+        super().__init__()
+        self._cancel = cancel
+
+    def render(self, _task: Task) -> Text:
+        return Text("stopping", "bold yellow") if self._cancel.is_set() else Text("reading ", "bold")
 
 
 def progress_line(progress: ReadingProgress) -> str:

@@ -5,6 +5,7 @@ Knows the engine's events and how they are shown; knows nothing of how the quest
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -35,11 +36,14 @@ class Turn:
         return self.done.finish_reason == "cancelled"
 
 
-def follow(events: Iterable[Progress | Token | Evidence | Done], *, silent: bool = False) -> Turn:
+def follow(
+    events: Iterable[Progress | Token | Evidence | Done], cancel: threading.Event, *, silent: bool = False
+) -> Turn:
     """Show the engine's events until the answer ends.
 
     Args:
         events: of one `engine.chat` call.
+        cancel: given to the same call; the reading bar says when it is set.
         silent: keep the answer off stdout, for --json; the reading bar is on stderr and stays.
 
     Raises:
@@ -49,7 +53,8 @@ def follow(events: Iterable[Progress | Token | Evidence | Done], *, silent: bool
     quotes: tuple[QuoteMatch, ...] = ()
     done: Done | None = None
     writer = AnswerWriter()
-    with ReadingBar() as bar:
+    with ReadingBar(cancel) as bar:
+        bar.wait()
         try:
             for event in events:
                 if isinstance(event, salalocal.Progress):

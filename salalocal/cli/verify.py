@@ -54,15 +54,22 @@ def verify(
     from salalocal.evaluate.golden import verify_cases
 
     console = stderr() if json else stdout()
-    if not json:
-        console.print(_HEADER, style="bold")
+    rows = 0
+
+    def on_case(result: CaseResult) -> None:
+        nonlocal rows
+        if rows == 0:
+            console.print(_HEADER, style="bold")
+        rows += 1
+        _print_case(console, result)
+
     results = verify_cases(
         folder,
         dtype=dtype,
         device=device,
         chunk_sizes=[size or None for size in (chunk_size or [0])],
         names=case or (),
-        on_case=lambda result: _print_case(console, result),
+        on_case=on_case,
     )
     failed = [result for result in results if not result.passed]
     if json:

@@ -51,10 +51,11 @@ class ScriptedSession:
 
 @dataclass
 class ScriptedEngine:
-    """`answer`: the words every question gets. `limit`: most tokens a session may hold."""
+    """`answer`: the words every question gets. `limit`: most tokens a session may hold, `trained`: at which length."""
 
     answer: str = "The harbour was built in 1893."
     limit: int = 100_000
+    trained: int = 100_000
     quotes: tuple[salalocal.QuoteMatch, ...] = ()
     on_word: Callable[[], None] = nothing
     on_chunk: Callable[[], None] = nothing
@@ -63,9 +64,11 @@ class ScriptedEngine:
     samplings: list[salalocal.Sampling] = field(default_factory=list)
     _words: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def max_tokens(self) -> int:
+    def max_context_tokens(self) -> int:
         return self.limit
+
+    def length_note(self, tokens: int) -> str | None:
+        return f"{tokens:,} tokens are more than it was trained at" if tokens > self.trained else None
 
     def check_fits(self, needed: int) -> None:
         if needed > self.limit:

@@ -116,7 +116,11 @@ def test_too_long_names_both_numbers_and_what_to_drop(
 
 REFUSED = {
     "no such file": (["ask", "missing.md", "What?"], "missing.md"),
-    "no question": (["ask"], "Missing argument 'PATH'"),
+    "nothing at all": (["ask"], "Missing argument 'QUESTION'"),
+    "no document": (["ask", "What?"], "Missing argument 'PATH'"),
+    "no question": (["ask", "{book}"], "the last word must be the question"),
+    "a very long question": (["ask", "{book}.none", "why " * 2000], "harbour.md.none"),
+    "a long name": (["ask", "{book}.none", "y" * 600], "harbour.md.none"),
     "question is empty": (["ask", "{book}", "  "], "the question is empty"),
     "question forgotten": (["ask", "{book}", "{book}"], "the last word must be the question"),
     "unknown option": (["ask", "--frobnicate", "{book}", "What?"], "--frobnicate"),

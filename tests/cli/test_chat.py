@@ -43,7 +43,7 @@ def test_docs_lists_files_and_what_was_read(run: Run, engine: ScriptedEngine, bo
     outcome = run("chat", book, lines=["/docs"])
     lines = outcome.out.splitlines()[-2:]
     assert lines[0].split() == ["40", "harbour.md"]
-    assert "40 read so far" in lines[1]
+    assert lines[1].split() == ["40", "in", "all;", "the", "session", "holds", "40", "of", "100,000"]
 
 
 def test_help_and_unknown_commands(run: Run, engine: ScriptedEngine) -> None:
@@ -90,6 +90,13 @@ def test_documents_that_do_not_fit_are_refused_at_the_start(run: Run, engine: Sc
     assert outcome.code == 2
     assert "largest: harbour.md (40)" in outcome.error_lines[0]
     assert engine.prompts == []
+
+
+def test_beyond_the_trained_length_is_said_once(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    engine.trained = 30
+    note = "40 tokens are more than it was trained at"
+    assert run("chat", book, lines=["When was it built?"]).err.count(note) == 1
+    assert "44 tokens are more than it was trained at" in run("ask", book, "When was it").err
 
 
 def test_without_documents(run: Run, engine: ScriptedEngine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import dataclass
 
 import pytest
@@ -77,10 +78,13 @@ def test_a_pipe_gets_the_text_and_one_newline(answer: str, expected: str, capsys
 def test_the_bar_shows_percent_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = console(120, is_terminal=True)
     monkeypatch.setattr(terminal, "stderr", lambda: shown)
-    with ReadingBar() as bar:
+    cancel = threading.Event()
+    with ReadingBar(cancel) as bar:
         bar.show(Reading(2000))
+        cancel.set()
     assert isinstance(shown.file, io.StringIO)
     text = shown.file.getvalue()
+    assert text.index("reading") < text.index("stopping"), "Ctrl-C must be answered before the chunk ends"
     assert "25 %" in text
     assert "2,000 of 8,000 tokens · 512 tokens/s · 13 s left" in text
 
@@ -90,7 +94,7 @@ def test_without_a_terminal_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch)
     clock = iter([0.0, 4.0, 11.0, 11.0, 12.0])
     monkeypatch.setattr(terminal, "stderr", lambda: shown)
     monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
-    with ReadingBar() as bar:
+    with ReadingBar(threading.Event()) as bar:
         for done in (1000, 2000, 3000):
             bar.show(Reading(done))
     assert isinstance(shown.file, io.StringIO)
