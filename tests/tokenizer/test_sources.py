@@ -93,7 +93,7 @@ def set_in(spec: dict[str, Any], path: str, value: object) -> dict[str, Any]:
         ("pre_tokenizer.type", "Nonsense", "the step 'Nonsense' is not read"),
         ("pre_tokenizer", {"type": "Whitespace"}, "the step 'Whitespace' is not read"),
         ("pre_tokenizer", {"type": "Split", "behavior": "Removed"}, "removes text"),
-        ("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "("}}, "not a usable tokenizer"),
+        ("pre_tokenizer.use_regex", "perhaps", "not a usable tokenizer"),
         ("pre_tokenizer", {"type": "Sequence"}, "without its list"),
         ("pre_tokenizer", None, "neither byte-level"),  # a byte-level decoder alone does not make it so
         ("normalizer", {"type": "Lowercase"}, "the step 'Lowercase' is not read"),
