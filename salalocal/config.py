@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from salalocal.errors import UnsupportedFormat
-from salalocal.fields import Fields, read_json_object
+from salalocal.fields import Fields, read_json_object, shorten
+from salalocal.quantization import KINDS, Quantization
+from salalocal.sparse_config import SparseConfig
 
 MixerType = Literal["sparse", "lightning"]
 
@@ -41,68 +43,6 @@ _IGNORED = (
 
 
 @dataclass(frozen=True)
-class SparseConfig:
-    """Block selection of InfLLM-V2; lengths in tokens. Source: MiniCPM4 report, section on InfLLM-V2.
-
-    Attributes:
-        kernel_size: tokens averaged into one fine compressed key; always 2 x kernel_stride.
-        kernel_stride: distance of fine compressed keys; coarse ones use 4 x stride and 4 x kernel.
-        init_blocks: blocks at the start that every query reads.
-        block_size: tokens per block.
-        window_size: local window; window_size / block_size blocks before the query's own are always read.
-        topk: blocks beyond the window, the initial ones counted in.
-        dense_len: total length from which a call is sparse.
-    """
-
-    kernel_size: int
-    kernel_stride: int
-    init_blocks: int
-    block_size: int
-    window_size: int
-    topk: int
-    dense_len: int
-
-    @property
-    def local_blocks(self) -> int:
-        """Blocks of the window, the query's own not counted."""
-        return self.window_size // self.block_size
-
-    @property
-    def selected_blocks(self) -> int:
-        """Blocks one query reads at most (96 in the released model)."""
-        return self.topk + self.local_blocks
-
-    @staticmethod
-    def parse(fields: Fields) -> SparseConfig:
-        """Reads `sparse_config`; raises BadConfig naming the field."""
-        stride = fields.integer("kernel_stride", 1, 1 << 16)
-        kernel = fields.integer("kernel_size", 1, 1 << 17)
-        if kernel != 2 * stride:
-            fields.fail("kernel_size", f"is {kernel}, InfLLM-V2 needs twice kernel_stride, {2 * stride}")
-        block = fields.integer("block_size", 1, 1 << 16)
-        if block % stride:
-            fields.fail("block_size", f"is {block}, not a multiple of kernel_stride {stride}")
-        window = fields.integer("window_size", 0, 1 << 24)
-        if window % block:
-            fields.fail("window_size", f"is {window}, not a multiple of block_size {block}")
-        init = fields.integer("init_blocks", 0, 1 << 16)
-        topk = fields.integer("topk", 1, 1 << 20)
-        if topk < init + 1:
-            fields.fail("topk", f"is {topk}, at least init_blocks + 1 = {init + 1} are needed")
-        if fields.boolean("use_nope", default=False):
-            fields.fail("use_nope", "is true, which no released model uses and we do not implement")
-        return SparseConfig(
-            kernel_size=kernel,
-            kernel_stride=stride,
-            init_blocks=init,
-            block_size=block,
-            window_size=window,
-            topk=topk,
-            dense_len=fields.integer("dense_len", 0, 1 << 40),
-        )
-
-
-@dataclass(frozen=True)
 class ModelConfig:
     """Sizes and switches of one network. Source of the SALA fields: the vendor's modeling file.
 
@@ -112,6 +52,7 @@ class ModelConfig:
         head_dim: head dimension of lightning layers; that of sparse layers is `sparse_head_dim`.
         lightning_scale: factor on q k^T as a number.
         sparse: block selection; None where the attention layers are always dense.
+        quantization: how the matrices are packed; None where they are plain.
         rope_positions: length up to which RoPE on attention layers was trained; None where they have none.
         notes: sentences about fields that were read over, for `salalocal show`.
     """
@@ -143,6 +84,7 @@ class ModelConfig:
     sparse: SparseConfig | None
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
+    quantization: Quantization | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -180,6 +122,23 @@ class ModelConfig:
         """Trained length that binds; SALA's sparse layers carry no positions, so nothing binds there."""
         return self.max_position_embeddings if self.attn_use_rope else None
 
+    @property
+    def matrix_columns(self) -> dict[str, int]:
+        """Length of a row of every kind of matrix the model has, by the names of `quantization.py`."""
+        has = {
+            "sparse": bool(self.sparse_layers),
+            "lightning": bool(self.lightning_layers),
+            "sparse.o_gate": self.attn_use_output_gate,
+            "lightning.z_proj": self.use_output_gate,
+            "lm_head": not self.tie_word_embeddings,
+        }
+        others = {"mlp.down_proj": self.intermediate_size, "lightning.o_proj": self.num_attention_heads * self.head_dim}
+        return {
+            kind: others.get(kind, self.hidden_size)
+            for kind in KINDS
+            if has.get(kind.split(".")[0], True) and has.get(kind, True)
+        }
+
     @staticmethod
     def from_json(path: Path) -> ModelConfig:
         """Reads a vendor config.json. Raises BadConfig or UnsupportedFormat naming the field."""
@@ -191,7 +150,7 @@ class ModelConfig:
         fields = Fields(values, where)
         if fields.raw("model_type") != "minicpm_sala":
             raise UnsupportedFormat(
-                f"{where}: model_type is {fields.raw('model_type')!r}; folders are read as 'minicpm_sala', "
+                f"{where}: model_type is {shorten(fields.raw('model_type'))}; folders are read as 'minicpm_sala', "
                 "Llama-architecture models as .gguf files"
             )
         heads = fields.integer("num_attention_heads", 1, 4096)
@@ -213,7 +172,8 @@ class ModelConfig:
         eos = fields.token_ids("eos_token_id", vocab)
         bos = fields.token_ids("bos_token_id", vocab)
         sparse_fields = fields.section("sparse_config")
-        return ModelConfig(
+        packing = fields.section("quantization_config")
+        config = ModelConfig(
             model_type="minicpm_sala",
             hidden_size=hidden,
             num_hidden_layers=layers,
@@ -241,8 +201,12 @@ class ModelConfig:
             sparse=SparseConfig.parse(sparse_fields) if sparse_fields else None,
             bos_token_id=bos[0] if bos else None,
             eos_token_ids=eos,
-            notes=_notes(fields),
+            quantization=Quantization.parse(packing) if packing else None,
+            notes=_notes(fields, sparse_fields),
         )
+        if packing and config.quantization:
+            config.quantization.check_fits(config.matrix_columns, packing)
+        return config
 
     @staticmethod
     def llama(values: Mapping[str, object], where: str) -> ModelConfig:
@@ -324,7 +288,7 @@ def _mixers(fields: Fields, layers: int) -> tuple[MixerType, ...]:
         fields.fail("mixer_types", f"lists {len(names)} layers, num_hidden_layers is {layers}")
     for name in names:
         if name not in _MIXERS:
-            fields.fail("mixer_types", f"holds {name[:40]!r}, known are: {', '.join(_MIXERS)}")
+            fields.fail("mixer_types", f"holds {shorten(name)}, known are: {', '.join(_MIXERS)}")
     return tuple(_MIXERS[name] for name in names)
 
 
@@ -334,21 +298,15 @@ def _check_unsupported(fields: Fields) -> None:
         fields.fail("attention_bias", "is true; linears with bias are not read")
     if fields.raw("rope_scaling") is not None:
         fields.fail("rope_scaling", "is set; scaled RoPE is not implemented, null is needed")
-    quantization = fields.section("quantization_config")
-    if quantization is not None:
-        method = quantization.raw("quant_method")
-        raise UnsupportedFormat(
-            f"{fields.where}: field quantization_config.quant_method is {method!r}; "
-            "such weights are not read, use the bf16 checkpoint"
-        )
 
 
-def _notes(fields: Fields) -> tuple[str, ...]:
+def _notes(fields: Fields, sparse_fields: Fields | None) -> tuple[str, ...]:
     notes = []
     if fields.raw("auto_map") is not None:
         notes.append("auto_map names Python code in the model folder; it is never executed")
     for name in _IGNORED:
         fields.raw(name)
-    if fields.unknown():
-        notes.append(f"fields without meaning here: {', '.join(fields.unknown()[:20])}")
+    unknown = fields.unknown() + (sparse_fields.unknown() if sparse_fields else [])
+    if unknown:
+        notes.append(f"fields without meaning here: {', '.join(map(shorten, unknown[:20]))}")
     return tuple(notes)

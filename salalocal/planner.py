@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from salalocal.config import ModelConfig
+from salalocal.weights.layout import weight_bytes
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,14 @@ class Footprint:
         return max(0, int(left / self.token_bytes)) if self.token_bytes else max(0, left) and 1 << 40
 
 
-def footprint(config: ModelConfig, item_bytes: int, chunk_tokens: int) -> Footprint:
-    """Computes the footprint of `config` with weights, activations and K/V of `item_bytes` each.
+def footprint(config: ModelConfig, item_bytes: int, chunk_tokens: int, *, unpack: bool = False) -> Footprint:
+    """Computes the footprint of `config` with activations, K/V and unpacked weights of `item_bytes` each.
 
     Args:
         config: the model.
         item_bytes: 2 for bfloat16, 4 for float32, 8 for float64.
         chunk_tokens: tokens of a prefill chunk.
+        unpack: packed matrices are turned into plain ones when they are read.
     """
     channels = config.num_key_value_heads * config.sparse_head_dim
     per_layer: float = 2 * channels * item_bytes
@@ -51,29 +53,8 @@ def footprint(config: ModelConfig, item_bytes: int, chunk_tokens: int) -> Footpr
     token_bytes = len(config.sparse_layers) * per_layer * 1.125
     widest = max(config.intermediate_size * 2, config.hidden_size * 4) + config.hidden_size * 3
     return Footprint(
-        weight_bytes=parameter_count(config) * item_bytes,
+        weight_bytes=weight_bytes(config, item_bytes, unpacked=unpack),
         token_bytes=token_bytes,
         session_bytes=2 * len(config.lightning_layers) * state,
         workspace_bytes=min(chunk_tokens, 4096) * widest * max(item_bytes, 4) + (256 << 20),
-    )
-
-
-def parameter_count(config: ModelConfig) -> int:
-    """Numbers in all tensors; a tied head counts once."""
-    hidden, heads = config.hidden_size, config.num_attention_heads
-    kv = config.num_key_value_heads * config.sparse_head_dim
-    sparse = 2 * hidden * hidden + 2 * kv * hidden + (hidden * hidden if config.attn_use_output_gate else 0)
-    wide, lightning_kv = heads * config.head_dim, config.lightning_nkv * config.head_dim
-    lightning = 2 * wide * hidden + 2 * lightning_kv * hidden
-    lightning += wide * hidden if config.use_output_gate else 0
-    lightning += 2 * config.head_dim if config.qk_norm else 0
-    lightning += wide if config.use_output_norm else 0
-    every_layer = 3 * config.intermediate_size * hidden + 2 * hidden
-    embeddings = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
-    return (
-        embeddings
-        + hidden
-        + config.num_hidden_layers * every_layer
-        + len(config.sparse_layers) * sparse
-        + len(config.lightning_layers) * lightning
     )

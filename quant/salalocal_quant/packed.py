@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -96,6 +97,11 @@ class PackedWeight(ABC):
     def rows(self, index: Tensor) -> Tensor:
         """Rows [T, K] for index int64 [T], in `dtype`."""
         return self._values(index, self.dtype)
+
+    def to(self, device: torch.device) -> Self:
+        """The same matrix on `device`."""
+        zeros = None if self.zeros is None else self.zeros.to(device)
+        return replace(self, qweight=self.qweight.to(device), scales=self.scales.to(device), zeros=zeros)
 
     def unpack(self) -> DenseWeight:
         """The same matrix as plain numbers in `dtype`."""

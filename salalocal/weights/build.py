@@ -11,96 +11,72 @@ from salalocal.model.feed_forward import FeedForward
 from salalocal.model.lightning_layer import LightningLayer
 from salalocal.model.network import Layer, Network
 from salalocal.model.sparse_layer import SparseLayer
+from salalocal.weights.layout import expected_tensors
 from salalocal.weights.source import WeightSource
 from salalocal_kernels import lightning_slopes
-from salalocal_quant import DenseWeight
-
-
-def expected_tensors(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor a checkpoint of `config` holds."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
-    for index, mixer in enumerate(config.mixer_types):
-        at = f"model.layers.{index}."
-        shapes[at + "input_layernorm.weight"] = (hidden,)
-        mixer_shapes = _sparse_shapes(config) if mixer == "sparse" else _lightning_shapes(config)
-        shapes |= {f"{at}self_attn.{name}.weight": shape for name, shape in mixer_shapes.items()}
-        shapes[at + "post_attention_layernorm.weight"] = (hidden,)
-        shapes[at + "mlp.gate_proj.weight"] = shapes[at + "mlp.up_proj.weight"] = (inner, hidden)
-        shapes[at + "mlp.down_proj.weight"] = (hidden, inner)
-    shapes["model.norm.weight"] = (hidden,)
-    if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.vocab_size, hidden)
-    return shapes
-
-
-def _sparse_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    hidden, kv = config.hidden_size, config.num_key_value_heads * config.sparse_head_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "q_proj": (hidden, hidden),
-        "k_proj": (kv, hidden),
-        "v_proj": (kv, hidden),
-        "o_proj": (hidden, hidden),
-    }
-    if config.attn_use_output_gate:
-        shapes["o_gate"] = (hidden, hidden)
-    return shapes
-
-
-def _lightning_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    hidden, dim = config.hidden_size, config.head_dim
-    wide, kv = config.num_attention_heads * dim, config.lightning_nkv * dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "q_proj": (wide, hidden),
-        "k_proj": (kv, hidden),
-        "v_proj": (kv, hidden),
-        "o_proj": (hidden, wide),
-    }
-    if config.use_output_gate:
-        shapes["z_proj"] = (wide, hidden)
-    if config.qk_norm:
-        shapes["q_norm"] = shapes["k_norm"] = (dim,)
-    if config.use_output_norm:
-        shapes["o_norm"] = (wide,)
-    return shapes
+from salalocal_quant import DenseWeight, Int4Weight, Int8Weight, PackedError, PackedWeight, Weight
 
 
 def check_tensors(config: ModelConfig, source: WeightSource) -> None:
     """Compares headers with what `config` needs.
 
     Raises:
-        BadCheckpoint: naming the first tensor that is missing, extra, wrong-shaped or not of a floating type.
+        BadCheckpoint: naming the first tensor that is missing, extra, wrong-shaped or of another type.
     """
     expected = expected_tensors(config)
-    for name, shape in expected.items():
+    for name, spec in expected.items():
         info = source.tensors.get(name)
         if info is None:
+            packed = source.tensors.get(name.removesuffix("weight") + "qweight")
+            if packed is not None:
+                raise BadCheckpoint(
+                    f"{packed.file}: {name!r} is packed, but config.json has no quantization_config that says so"
+                )
             raise BadCheckpoint(f"tensor {name!r} is missing ({len(source.tensors)} of {len(expected)} are there)")
-        if info.shape != shape:
+        if info.shape != spec.shape:
             raise BadCheckpoint(
-                f"{info.file}: tensor {name!r} has shape {list(info.shape)}, config.json makes it {list(shape)}"
+                f"{info.file}: tensor {name!r} has shape {list(info.shape)}, config.json makes it {list(spec.shape)}"
             )
-        if not info.is_float:
-            raise BadCheckpoint(f"{info.file}: tensor {name!r} is {info.dtype}, a floating type is needed")
+        if not info.is_float if spec.dtype is None else info.dtype != spec.dtype:
+            raise BadCheckpoint(
+                f"{info.file}: tensor {name!r} is {info.dtype}, {spec.dtype or 'a floating type'} is needed"
+            )
     extra = sorted(set(source.tensors) - set(expected))
     if extra:
         more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
         raise BadCheckpoint(f"{source.tensors[extra[0]].file}: tensor {extra[0]!r}{more} has no place in the model")
 
 
-def build_network(config: ModelConfig, source: WeightSource, dtype: torch.dtype, device: torch.device) -> Network:
-    """Reads every tensor of `source`, one at a time, and puts the network together.
+def build_network(
+    config: ModelConfig, source: WeightSource, dtype: torch.dtype, device: torch.device, *, unpack: bool = False
+) -> Network:
+    """Reads every weight of `source`, one at a time, and puts the network together.
+
+    Args:
+        config: the model.
+        source: its tensors.
+        dtype: of activations and of weights that are not packed.
+        device: where both go.
+        unpack: turn packed matrices into plain ones of `dtype`.
 
     Raises:
         BadCheckpoint: headers do not fit the config, or a tensor holds NaN or Inf; nothing stays allocated.
     """
     check_tensors(config, source)
-    reader = _Reader(source, dtype, device)
+    try:
+        return _read_network(config, _Reader(source, dtype, device, unpack))
+    except BadCheckpoint as error:
+        # Whoever keeps the error keeps its frames, and with them every tensor read so far.
+        message = str(error)
+    raise BadCheckpoint(message)
+
+
+def _read_network(config: ModelConfig, reader: _Reader) -> Network:
     embedding = reader.weight("model.embed_tokens")
     return Network(
         config=config,
-        dtype=dtype,
-        device=device,
+        dtype=reader.dtype,
+        device=reader.device,
         embedding=embedding,
         layers=tuple(_layer(config, index, reader) for index in range(config.num_hidden_layers)),
         final_norm=reader.tensor("model.norm"),
@@ -109,21 +85,42 @@ def build_network(config: ModelConfig, source: WeightSource, dtype: torch.dtype,
 
 
 class _Reader:
-    """Reads tensors by their module's name, checked and converted."""
+    """Reads weights by their module's name, checked and converted; headers must have been checked."""
 
-    def __init__(self, source: WeightSource, dtype: torch.dtype, device: torch.device) -> None:
-        self._source, self.dtype, self.device = source, dtype, device
+    def __init__(self, source: WeightSource, dtype: torch.dtype, device: torch.device, unpack: bool) -> None:
+        self._source, self.dtype, self.device, self._unpack = source, dtype, device, unpack
 
     def tensor(self, module: str) -> Tensor:
         name = module + ".weight"
-        values = self._source.read(name)
-        if not torch.isfinite(values).all():
+        values = self._source.read(name).to(device=self.device, dtype=self.dtype)
+        # After the conversion, which may overflow. One pass that carries NaN along; isfinite would make a copy.
+        if not torch.stack(torch.aminmax(values)).isfinite().all():
             file = self._source.tensors[name].file
-            raise BadCheckpoint(f"{file}: tensor {name!r} holds NaN or Inf; download the file again")
-        return values.to(device=self.device, dtype=self.dtype)
+            raise BadCheckpoint(
+                f"{file}: tensor {name!r} holds NaN, Inf or a number too large for {self.dtype}; "
+                "download the file again"
+            )
+        return values
 
-    def weight(self, module: str) -> DenseWeight:
-        return DenseWeight(self.tensor(module))
+    def weight(self, module: str) -> Weight:
+        if f"{module}.qweight" not in self._source.tensors:
+            return DenseWeight(self.tensor(module))
+        packed = self._packed(module).to(self.device)
+        return packed.unpack() if self._unpack else packed
+
+    def _packed(self, module: str) -> PackedWeight:
+        info = self._source.tensors[f"{module}.qweight"]
+        names = {suffix: f"{module}.{suffix}" for suffix in ("qweight", "scales", "zeros")}
+        stored = {suffix: self._source.read(name) for suffix, name in names.items() if name in self._source.tensors}
+        make = Int4Weight if info.dtype == "I32" else Int8Weight
+        try:
+            weight = make(stored["qweight"], stored["scales"], stored.get("zeros"), self.dtype)
+            weight.check_values()
+        except PackedError as error:
+            raise BadCheckpoint(
+                f"{info.file}: packed weights of {module!r}: {error}; download the file again"
+            ) from error
+        return weight
 
 
 def _layer(config: ModelConfig, index: int, reader: _Reader) -> Layer:

@@ -9,12 +9,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from salalocal.errors import BadCheckpoint, BadConfig, UnsupportedFormat
-from salalocal.fields import read_json_object
+from salalocal.fields import read_json_object, shorten
 from salalocal.weights.safetensors_header import read_header
 from salalocal.weights.source import TensorInfo
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+PACKED_FORMAT, PACKED_VERSION = "salalocal-packed", "1"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -23,7 +24,7 @@ class SafetensorsSource:
 
     Raises:
         BadCheckpoint: a file is missing or damaged, or the index and the shards disagree.
-        UnsupportedFormat: the folder has no safetensors weights.
+        UnsupportedFormat: the folder has no safetensors weights, or packed ones of another version.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,7 +45,12 @@ class SafetensorsSource:
                 raise BadCheckpoint(f"{folder / INDEX_NAME}: tensor {name!r} is not in {file}")
 
     def _add(self, path: Path, placed: dict[str, str]) -> None:
-        entries, _ = read_header(path)
+        entries, metadata = read_header(path)
+        version = metadata.get("version", "none")
+        if metadata.get("format") == PACKED_FORMAT and version != PACKED_VERSION:
+            raise UnsupportedFormat(
+                f"{path}: packed weights of version {shorten(version)}; this salalocal reads version {PACKED_VERSION}"
+            )
         found: dict[str, TensorInfo] = {}
         for name, entry in entries.items():
             if placed and placed.get(name) != path.name:

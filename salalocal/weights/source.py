@@ -34,4 +34,8 @@ class WeightSource(Protocol):
         """Every tensor there is."""
 
     def read(self, name: str) -> Tensor:
-        """One tensor's values on the CPU, in a floating dtype. Raises BadCheckpoint."""
+        """One tensor's values on the CPU, in a floating dtype; tensors of packed matrices as they are stored.
+
+        Raises:
+            BadCheckpoint: the values cannot be read.
+        """
