@@ -45,6 +45,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--stop-after", type=float, default=1e9, help="minutes after which this process saves and ends")
     parser.add_argument("--resume", action="store_true", help="go on from the state in --out")
     parser.add_argument("--init", type=Path, help="start from the weights of an exported folder")
+    parser.add_argument("--start-at", type=float, default=0.0, help="share of the run that --init has behind it")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=max(0, (os.cpu_count() or 1) - 2))
     parser.add_argument("--no-compile", action="store_true", help="plain PyTorch, slower")
@@ -84,6 +85,7 @@ def _train(options: argparse.Namespace) -> int:
         if options.smoke:
             return _smoke(network, feed, stages)
         trainer = Trainer(network, feed, stages, options.minutes, options.steps or (1 if options.evaluate else None))
+        trainer.skip_to(options.start_at)
         if options.resume or options.evaluate:
             trainer.resume(options.out)
             log.info("resumed at step %d, %.1f%%", trainer.position.step, 100 * trainer.progress)

@@ -89,3 +89,12 @@ def test_stages_and_dilution_follow_progress() -> None:
     assert log_dilution(STAGES, 1, 0.5) == 0.0
     assert log_dilution(STAGES, 1, 0.75) == pytest.approx(1.5)
     assert log_dilution(STAGES, 1, 0.9) == 2.0
+
+
+def test_a_run_begun_in_the_middle_takes_the_stage_of_the_middle(corpus: Corpus) -> None:
+    with Feed(corpus, STAGES, workers=0, seed=1) as feed:
+        trainer = Trainer(tiny_network(corpus), feed, STAGES, steps=10)
+        trainer.skip_to(0.6)
+        trainer.step()
+    assert trainer.position.stage == 1
+    assert trainer.position.step == 7
