@@ -82,7 +82,11 @@ class PageTable:
         borrowed = self._borrowed(length)
         if borrowed is not None:
             own = self._pool.allocate()
-            copy_page(borrowed, own)
+            try:
+                copy_page(borrowed, own)
+            except BaseException:
+                self._pool.release(own)
+                raise
             self.pages[length // self._block_size] = own
             self._pool.release(borrowed)
         while len(self.pages) * self._block_size < new_length:
