@@ -24,9 +24,9 @@ setup: .venv/.ready  ## make .venv with everything in it, and the demo model
 
 demo: .venv/.ready  ## read a document and chat about it; without a terminal, ask one question
 	@if [ -t 0 ] && [ -t 1 ]; then \
-	  $(BIN)/salalocal chat "$(DOCUMENT)"; \
+	  $(BIN)/salalocal chat --model smollm2 "$(DOCUMENT)"; \
 	else \
-	  $(BIN)/salalocal ask "$(DOCUMENT)" "$(QUESTION)"; \
+	  $(BIN)/salalocal ask --model smollm2 "$(DOCUMENT)" "$(QUESTION)"; \
 	fi
 
 test: .venv/.ready  ## the tests, without the slow ones and those that need a GPU
