@@ -15,7 +15,7 @@ help:  ## list the commands
 setup: .venv/.ready  ## make .venv with everything in it, and the demo model
 
 .venv/.ready: pyproject.toml requirements/lock.txt requirements/torch.txt requirements/demo-model.txt scripts/setup_venv.py
-	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	@for python in "$(PYTHON)" python3 python3.13 python3.12 python3.11; do \
 	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	    exec "$$python" scripts/setup_venv.py; \
 	  fi; \
