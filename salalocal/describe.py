@@ -109,7 +109,8 @@ def _folder_license(folder: Path) -> str | None:
     if card.is_file():
         with card.open("rb") as file:
             head = file.read(_README_HEAD_BYTES).decode("utf-8", errors="replace")
-        match = re.match(r"---\n(?:.*\n)*?license:[ \t]*(\S.*)\n(?:.*\n)*?---", head)
+        end = head.find("\n---", 3) if head.startswith("---\n") else -1
+        match = re.search(r"^license:[ \t]*(\S.*)$", head[: max(end, 0)], re.MULTILINE)
         if match:
             return match.group(1).strip()
     return next((path.name for path in sorted(folder.glob("LICEN[CS]E*"))), None)

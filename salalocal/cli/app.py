@@ -21,12 +21,12 @@ from typer.main import get_command
 
 import salalocal
 from salalocal.cli import ask, chat, doc, doctor, models, verify, window
+from salalocal.cli.interrupt import EXIT_INTERRUPTED
 from salalocal.cli.terminal import print_error, stdout
 from salalocal.errors import BadInput, Cancelled, SalaError
 
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="salalocal",
@@ -106,6 +106,8 @@ def _report(error: SalaError, debug: bool, code: int) -> int:
 
 def _unexpected(kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
     """`sys.excepthook` of a run without --debug: an error nobody foresaw, still in one line."""
+    if issubclass(kind, KeyboardInterrupt):
+        return
     detail = f": {error}" if str(error) else ""
     print_error(f"unexpected {kind.__name__}{detail} (the same command with --debug shows where)")
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import salalocal
-from salalocal.cli.interrupt import cancel_on_interrupt
+from salalocal.cli.interrupt import EXIT_INTERRUPTED, cancel_on_interrupt
 from salalocal.cli.opening import choose_model, load_engine, read_documents, saying_what_to_drop
 from salalocal.cli.options import (
     DeviceOption,
@@ -22,8 +22,6 @@ from salalocal.cli.options import (
 from salalocal.cli.terminal import print_json, print_note
 from salalocal.cli.turn import Turn, figures, follow, print_quotes, quotes_as_data, usage_as_data
 from salalocal.errors import Cancelled, InvalidRequest
-
-EXIT_INTERRUPTED = 130
 
 
 def _check_question(question: str) -> str:

@@ -26,7 +26,7 @@ from salalocal.cli.options import (
 )
 from salalocal.cli.prompt import read_line
 from salalocal.cli.terminal import ReadingBar, one_line, print_error, print_note, stdout
-from salalocal.cli.turn import figures, follow, print_quotes
+from salalocal.cli.turn import Turn, figures, follow, print_quotes
 from salalocal.errors import BadInput, Cancelled
 
 if TYPE_CHECKING:
@@ -97,22 +97,26 @@ class Conversation:
 
     def _answer(self, question: str) -> None:
         messages = [*self._messages, salalocal.Message("user", question)]
+        # Around the printing too: a late Ctrl-C must not end the chat.
         with cancel_on_interrupt() as cancel, saying_what_to_drop(self._engine, self._documents):
+            events = self._engine.chat(self._session, messages, self._documents, self._sampling, cancel=cancel)
             try:
-                events = self._engine.chat(self._session, messages, self._documents, self._sampling, cancel=cancel)
                 turn = follow(events, cancel)
             except Cancelled as error:
                 print_note(str(error))
                 return
+            # A stopped answer stays in the conversation as far as it was seen, so that one can ask to go on.
+            if turn.answer:
+                self._messages = [*messages, salalocal.Message("assistant", turn.answer)]
+            self._print_end(turn)
+
+    def _print_end(self, turn: Turn) -> None:
         print_quotes(turn.quotes)
         if turn.stopped:
             print_note("stopped")
         elif turn.done.finish_reason == "length":
-            print_note(f"ended at {self._sampling.max_tokens:,} tokens; --max-tokens allows more")
+            print_note(f"ended at {turn.done.usage.completion_tokens:,} tokens; --max-tokens allows more")
         print_note(figures(turn.done))
-        # A stopped answer stays in the conversation as far as it was seen, so that one can ask to go on.
-        if turn.answer:
-            self._messages = [*messages, salalocal.Message("assistant", turn.answer)]
 
     def _command(self, line: str) -> None:
         if line == "/help":

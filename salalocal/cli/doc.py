@@ -14,6 +14,9 @@ from salalocal.cli.opening import choose_model
 from salalocal.cli.options import JsonOption, ModelOption
 from salalocal.cli.terminal import one_line, print_json, stdout
 
+# Deeper folders are shown in one piece: names inside an archive can nest as deep as their writer liked.
+MAX_DEPTH = 32
+
 doc_app = typer.Typer(help="Look at documents before reading them.", rich_markup_mode=None, no_args_is_help=False)
 
 
@@ -85,7 +88,8 @@ def tokens(
     for document, files in counted:
         root = Node()
         for path, count in files:
-            root.add([] if path == document.name else path.split("/"), count)
+            is_the_document = path == document.name and len(files) == 1
+            root.add([] if is_the_document else path.split("/", MAX_DEPTH), count)
         rows.extend(root.lines(document.name))
     rows.append(("total", total))
     width = max(cell_len(label) for label, _ in rows)

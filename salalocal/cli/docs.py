@@ -52,8 +52,7 @@ def _command_lines() -> Iterator[list[str]]:
 def _help(words: list[str]) -> str:
     environment = {"COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH), "NO_COLOR": "1"}
     result = CliRunner().invoke(app, [*words, "--help"], prog_name="salalocal", env=environment)
-    if result.exit_code:
-        raise RuntimeError(f"{' '.join(words)} --help exits with {result.exit_code}")
+    assert result.exit_code == 0, f"{' '.join(words)} --help exits with {result.exit_code}"
     return "\n".join(line.rstrip() for line in result.output.strip().splitlines())
 
 

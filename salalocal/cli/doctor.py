@@ -54,12 +54,12 @@ def check_torch() -> Check:
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a shared library of the wheel is missing or foreign
-        return Check("torch", "fail", f"cannot be imported ({error}); pip install 'torch>=2.7'")
+        return Check("torch", "fail", f"cannot be imported ({error}); install torch again")
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
     detail = f"{torch.__version__} ({build})"
     found = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2])
     if found < TORCH_MINIMUM:
-        return Check("torch", "fail", f"{detail}; 2.7 or newer is needed")
+        return Check("torch", "fail", f"{detail}; {'.'.join(map(str, TORCH_MINIMUM))} or newer is needed")
     return Check("torch", "ok", detail)
 
 

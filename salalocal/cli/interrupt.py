@@ -1,4 +1,6 @@
-"""Ctrl-C as a request: the first press sets an event that the engine looks at, the second interrupts Python.
+"""Ctrl-C as a request: the first press sets an event that the engine looks at, the third interrupts Python.
+
+The second is impatience more often than despair, and what was read would be lost with it.
 
 Knows signals and the terminal's echo; knows nothing of what is being cancelled.
 """
@@ -18,9 +20,13 @@ except ImportError:  # Windows: its console writes no "^C"
     termios = None  # type: ignore[assignment]
 
 
+EXIT_INTERRUPTED = 130
+PRESSES_TO_BREAK_OFF = 3
+
+
 @contextmanager
 def cancel_on_interrupt() -> Iterator[threading.Event]:
-    """Within the block Ctrl-C sets the yielded event; a second Ctrl-C raises `KeyboardInterrupt`.
+    """Within the block Ctrl-C sets the yielded event; the third press raises `KeyboardInterrupt`.
 
     Outside the main thread signals cannot be caught and the event is simply never set.
     """
@@ -29,10 +35,14 @@ def cancel_on_interrupt() -> Iterator[threading.Event]:
         yield cancel
         return
 
+    presses = 0
+
     def on_interrupt(_signal: int, _frame: FrameType | None) -> None:
-        if cancel.is_set():
-            raise KeyboardInterrupt
+        nonlocal presses
+        presses += 1
         cancel.set()
+        if presses >= PRESSES_TO_BREAK_OFF:
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:

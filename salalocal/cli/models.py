@@ -36,7 +36,7 @@ def list_models(json: JsonOption = False) -> None:
     for model in models:
         name = one_line(model.name)
         padding = " " * (width - cell_len(name))
-        stdout().out(f"{name}{padding}  {human_bytes(model.bytes):>9}  {model.format:<11}  {model.path}")
+        stdout().out(f"{name}{padding}  {human_bytes(model.bytes):>9}  {model.format:<11}  {one_line(str(model.path))}")
 
 
 def show(

@@ -96,7 +96,8 @@ def saying_what_to_drop(engine: Engine, documents: Sequence[Document]) -> Iterat
         surplus = error.needed_tokens - error.limit_tokens
         largest = ", ".join(f"{path} ({tokens:,})" for path, tokens in sizes[:LARGEST_NAMED])
         raise ContextTooLong(
-            f"{str(error).rstrip('.')}. To fit, drop {surplus:,} tokens or more; largest: {largest}",
+            f"{error.needed_tokens:,} tokens are needed and {error.limit_tokens:,} fit: "
+            f"leave out at least {surplus:,}; the largest: {largest}",
             needed_tokens=error.needed_tokens,
             limit_tokens=error.limit_tokens,
         ) from error

@@ -25,6 +25,7 @@ def read_line() -> str | None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         line = sys.stdin.readline()
         return line.rstrip("\n") if line else None
+    sys.stdout.write("\n")
     while True:
         before = signal.signal(signal.SIGINT, _on_interrupt)
         try:

@@ -89,13 +89,18 @@ def test_ctrl_c_while_reading(run: Run, engine: ScriptedEngine, book: Path) -> N
     assert outcome.err.splitlines() == ["stopped while reading, after 8 tokens"]
 
 
-def test_a_second_ctrl_c_does_not_wait_for_the_engine(run: Run, engine: ScriptedEngine, book: Path) -> None:
+def test_the_third_ctrl_c_does_not_wait_for_the_engine(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    pressed = []
+
     def hook() -> None:
-        press_ctrl_c()
-        press_ctrl_c()
+        for press in range(3):
+            pressed.append(press)
+            press_ctrl_c()
+        raise AssertionError("the engine went on")
 
     engine.on_chunk = hook
     assert run("ask", book, "When was it built?").code == 130
+    assert pressed == [0, 1, 2]
 
 
 def test_too_long_names_both_numbers_and_what_to_drop(
@@ -109,8 +114,7 @@ def test_too_long_names_both_numbers_and_what_to_drop(
     assert outcome.out == ""
     assert len(outcome.err.splitlines()) == 1
     assert outcome.error_lines == [
-        "error: 44 tokens are asked for and 30 fit. To fit, drop 14 tokens or more; "
-        "largest: harbour.md (40), small.txt (2)"
+        "error: 44 tokens are needed and 30 fit: leave out at least 14; the largest: harbour.md (40), small.txt (2)"
     ]
 
 

@@ -80,7 +80,7 @@ def test_a_question_that_does_not_fit_ends_nothing(run: Run, engine: ScriptedEng
     engine.limit = 50
     outcome = run("chat", book, lines=["one " * 20, "short?"])
     assert outcome.code == 0
-    assert "61 tokens are asked for and 50 fit" in outcome.error_lines[0]
+    assert " tokens are needed and 50 fit" in outcome.error_lines[0]
     assert outcome.out.endswith("The harbour was built in 1893.\n")
 
 
@@ -88,7 +88,7 @@ def test_documents_that_do_not_fit_are_refused_at_the_start(run: Run, engine: Sc
     engine.limit = 30
     outcome = run("chat", book, lines=["never asked"])
     assert outcome.code == 2
-    assert "largest: harbour.md (40)" in outcome.error_lines[0]
+    assert "the largest: harbour.md (40)" in outcome.error_lines[0]
     assert engine.prompts == []
 
 

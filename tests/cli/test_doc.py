@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ def test_a_folder_is_a_tree_with_sums() -> None:
         ("│     └─ b.py", 20),
         ("└─ README.md", 4),
     ]
+
+
+@demo_model
+def test_names_as_deep_as_an_archive_likes(run: Run, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "deep.zip", "w") as archive:
+        archive.writestr("a/" * 2000 + "x.txt", "hello")
+    outcome = run("doc", "tokens", tmp_path / "deep.zip")
+    assert outcome.code == 0
+    assert outcome.out.splitlines()[0].startswith("deep.zip")
 
 
 @pytest.fixture
