@@ -103,10 +103,12 @@ def _print_case(console: Console, result: CaseResult) -> None:
 
 
 def _print_implementations(console: Console, implementations: Mapping[str, str]) -> None:
-    """Which implementation served which op, grouped by implementation."""
-    for kind in sorted(set(implementations.values())):
-        ops = ", ".join(sorted(op for op, served_by in implementations.items() if served_by == kind))
-        console.print(f"{kind}: {ops}", style="dim")
+    """Which package served which op; the module within it is only in the JSON."""
+    served: dict[str, list[str]] = {}
+    for op, module in sorted(implementations.items()):
+        served.setdefault(module.rpartition(".")[0] or module, []).append(op)
+    for package, ops in served.items():
+        console.print(f"{package}: {', '.join(ops)}", style="dim")
 
 
 def _finite(result: dict[str, object]) -> dict[str, object]:

@@ -23,7 +23,7 @@ PASSED = golden.CaseResult(
     compared_sets=410,
     argmax_mismatches=0,
     seconds=1.25,
-    implementations={"rms_norm": "reference", "rope": "reference"},
+    implementations={"rms_norm": "kernels.ref.rms_norm", "rope": "kernels.ref.rope"},
     passed=True,
     reason="",
 )
@@ -60,7 +60,7 @@ def test_table(run: Run, scripted, tmp_path: Path) -> None:
     assert row.split() == (
         ["p1_dense", "one", "shot", "3.1e-06", "4.2e-06", "5.3e-07", "1.0e-06", "2/410", "0", "0", "1.2", "s", "ok"]
     )
-    assert ops == "reference: rms_norm, rope"
+    assert ops == "kernels.ref: rms_norm, rope"
     assert last == "1 of 1 passed"
 
 
@@ -79,7 +79,10 @@ def test_json_keeps_stdout_for_itself(run: Run, scripted, tmp_path: Path) -> Non
     assert outcome.data["passed"] is False
     assert [case["case"] for case in outcome.data["cases"]] == ["p1_dense", "p2_sparse"]
     assert outcome.data["cases"][1]["prefill_error"] is None
-    assert outcome.data["cases"][0]["implementations"] == {"rms_norm": "reference", "rope": "reference"}
+    assert outcome.data["cases"][0]["implementations"] == {
+        "rms_norm": "kernels.ref.rms_norm",
+        "rope": "kernels.ref.rope",
+    }
     assert "p1_dense" in outcome.err, "progress belongs on stderr"
 
 
