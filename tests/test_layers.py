@@ -53,7 +53,8 @@ WEB = ("gradio", "fastapi", "starlette", "uvicorn", "flask", "aiohttp", "tornado
 WEB_PLACES = ("salalocal_ui", "salalocal.server")
 
 OPTIONAL = ("llama_cpp", "triton")
-"""Packages that may be missing: the only foreign ones to import in a function ..."""
+"""Packages that may be missing: the only foreign ones that a module may import in a function without naming
+them at its top ..."""
 
 LATE_PLACES = (*WEB_PLACES, "salalocal.cli")
 """... but for the doors, which must answer `--help` at once and so import heavy packages when they need them."""
@@ -82,6 +83,11 @@ class Tree:
         while name and name not in self.files:
             name = name.rpartition(".")[0]
         return name or None
+
+    def declared(self, module: str) -> set[str]:
+        """The packages that a module names at its top, where a reader looks for what it needs."""
+        edges = (edge for edge in self.imports if edge.importer == module and not edge.in_function)
+        return {edge.module.split(".")[0] for edge in edges}
 
     def reached_from(self, module: str) -> set[str]:
         """The modules, ours and foreign, executed when `module` is; ours with the packages around them.
@@ -168,7 +174,8 @@ def wrong_arrows(tree: Tree, edge: Import) -> Iterator[str]:
         yield f"{where}: web framework"
     if target not in HEIGHT:
         foreign = target not in sys.stdlib_module_names and target not in OPTIONAL
-        if edge.in_function and foreign and not is_within(edge.importer, LATE_PLACES):
+        hidden = edge.in_function and target not in tree.declared(edge.importer)
+        if hidden and foreign and not is_within(edge.importer, LATE_PLACES):
             yield f"{where}: inside a function, but not optional"
         return
     if HEIGHT[target] > HEIGHT[source]:
@@ -247,7 +254,7 @@ BREAKS = {
     "planner reaches torch": ("salalocal/planner.py", "import salalocal_kernels", "reaches torch"),
     "web framework below": ("salalocal/engine/x.py", "from fastapi import FastAPI", "web framework"),
     "ui looks inside": ("ui/salalocal_ui/x.py", "from salalocal.engine import run", "public names only"),
-    "third party in a function": ("salalocal/config.py", "def f():\n    import numpy", "not optional"),
+    "hidden third party": ("salalocal/config.py", "def f():\n    import numpy", "not optional"),
     "cycle": ("salalocal/config.py", "import salalocal.fields", "cycle"),
     "shadowing package": ("kernels/__init__.py", "", "shadow"),
 }
@@ -266,6 +273,7 @@ def small_house(tmp_path: Path) -> Path:
         "salalocal/engine/__init__.py": "from salalocal.model import net\nrun = net",
         "salalocal/model/__init__.py": "import torch\nfrom salalocal_quant import unpack\nnet = 1",
         "salalocal/server/__init__.py": "def serve():\n    import fastapi",
+        "salalocal/weights.py": "import numpy\n\ndef read():\n    import numpy.lib\n    import triton",
         "ui/salalocal_ui/__init__.py": "import gradio\nimport salalocal\nfrom salalocal import load",
     }
     for name, text in sources.items():
