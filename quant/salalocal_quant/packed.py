@@ -2,7 +2,8 @@
 
 Plain dequantise-and-multiply: every call turns all rows into the activations' dtype, a slice at a time, and multiplies
 with `linear`. Integer steps and bfloat16 scales are exact in float32, float64 and bfloat16 and their product is rounded
-once, so a matrix unpacked in advance holds the same values.
+once, so a matrix unpacked in advance holds the same values; products differ from its products by no more than the
+order of their sums, and only where a matrix takes several slices.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from salalocal_quant.dense import DenseWeight
 from salalocal_quant.packing import PackedError
 
 GROUP_SIZES = (64, 128)
-# What dequantising may hold at once beside the packed matrix and the product.
-SCRATCH_BYTES = 64 << 20
+# What dequantising may hold at once beside the packed matrix and the product. A CPU works fastest out of its caches
+# (64 MiB takes 1.2 to 3 times as long on a 4096 x 4096 matrix); a GPU wants large products.
+SCRATCH_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
 # Bytes per element on the way to a value: halves of bytes, whole codes, steps from the zero point.
 _STEP_BYTES = 3
 
@@ -121,7 +123,8 @@ class PackedWeight(ABC):
 
     def _row_slices(self, dtype: torch.dtype) -> Iterator[slice]:
         rows, columns = self.shape
-        step = max(1, SCRATCH_BYTES // (max(1, columns) * (dtype.itemsize + _STEP_BYTES)))
+        scratch = SCRATCH_BYTES[self.qweight.device.type]
+        step = max(1, scratch // (max(1, columns) * (dtype.itemsize + _STEP_BYTES)))
         return (slice(start, start + step) for start in range(0, max(1, rows), step))
 
     def _values(self, index: slice | Tensor, dtype: torch.dtype) -> Tensor:

@@ -21,6 +21,7 @@ from salalocal.evidence import QuoteIndex
 from salalocal.model.network import Network
 from salalocal.planner import Footprint
 from salalocal.tokenizer import Message, Tokenizer
+from salalocal_quant import PackedWeight
 
 # Prompts keep a checkpoint this often, so that going back never re-reads more than this.
 _CHECKPOINT_EVERY_TOKENS = 65536
@@ -73,6 +74,14 @@ class Engine:
     def weight_bytes(self) -> int:
         """Bytes of the resident weights."""
         return self._network.nbytes
+
+    def packing_note(self) -> str | None:
+        """A sentence where the model's files hold packed weights: whether they stay packed in memory."""
+        if self.config.quantization is None:
+            return None
+        if any(isinstance(weight, PackedWeight) for weight in self._network.matrices):
+            return "the weights stay packed in memory and are unpacked for every product"
+        return f"the packed weights were unpacked to {str(self.dtype).removeprefix('torch.')} when they were read"
 
     def max_context_tokens(self) -> int:
         """The longest session that fits now: by free memory, and by the trained length of RoPE attention."""

@@ -106,6 +106,11 @@ class Network:
     @property
     def nbytes(self) -> int:
         """Bytes of all weight matrices (norms are negligible); a tied head counts once."""
+        return sum(weight.nbytes for weight in self.matrices)
+
+    @property
+    def matrices(self) -> tuple[Weight, ...]:
+        """Every weight matrix; a tied head is there once."""
         weights: list[Weight] = [self.embedding]
         if self.head is not self.embedding:
             weights.append(self.head)
@@ -114,4 +119,4 @@ class Network:
             gate = mixer.o_gate if isinstance(mixer, SparseLayer) else mixer.z_proj
             weights += [mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.o_proj, *([gate] if gate is not None else [])]
             weights += [ffn.gate_proj, ffn.up_proj, ffn.down_proj]
-        return sum(weight.nbytes for weight in weights)
+        return tuple(weights)
