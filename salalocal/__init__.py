@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from salalocal.engine.sampling import Sampling
     from salalocal.engine.session import Session
     from salalocal.evidence import QuoteMatch
+    from salalocal.quantizer import KindReport, QuantizeProgress, QuantizeReport, quantize
     from salalocal.tokenizer import Message
 
 __version__ = _version("salalocal")
@@ -50,6 +51,7 @@ _HOMES = {
     "salalocal.engine.sampling": ("Sampling",),
     "salalocal.engine.session": ("Session",),
     "salalocal.evidence": ("QuoteMatch",),
+    "salalocal.quantizer": ("KindReport", "QuantizeProgress", "QuantizeReport", "quantize"),
     "salalocal.tokenizer": ("Message",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -70,10 +72,13 @@ __all__ = [
     "EngineFailure",
     "Evidence",
     "InvalidRequest",
+    "KindReport",
     "Message",
     "ModelNotFound",
     "Place",
     "Progress",
+    "QuantizeProgress",
+    "QuantizeReport",
     "QuoteMatch",
     "SalaError",
     "Sampling",
@@ -86,6 +91,7 @@ __all__ = [
     "Usage",
     "__version__",
     "load",
+    "quantize",
     "read",
 ]
 

@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +17,7 @@ from salalocal.errors import InvalidRequest
 from salalocal.hub import find_model
 from salalocal.tokenizer import Tokenizer
 from salalocal.weights.gguf_source import GgufSource
+from salalocal.weights.layout import parameter_count
 from salalocal.weights.safetensors_source import SafetensorsSource
 from salalocal.weights.source import TensorInfo
 
@@ -33,7 +33,7 @@ class ModelDescription:
         path: its folder or file.
         format: how it is stored.
         config: the network.
-        parameters: numbers in all tensors as stored; a tied head counts once.
+        parameters: numbers in all weights, packed or not; a tied head counts once.
         weight_bytes: size of its weight files.
         tensor_types: how many tensors are stored in which number format, most frequent first.
         license: as the model states it; None where it states none.
@@ -95,7 +95,7 @@ def _description(
         path=path,
         format=kind,
         config=config,
-        parameters=sum(prod(tensor.shape) for tensor in tensors.values()),
+        parameters=parameter_count(config),
         weight_bytes=sum((folder / file).stat().st_size for file in {tensor.file for tensor in tensors.values()}),
         tensor_types=dict(types.most_common()),
         license=stated_license,

@@ -14,6 +14,7 @@ from salalocal.cli.terminal import human_bytes, human_count, one_line, print_jso
 
 if TYPE_CHECKING:
     from salalocal.describe import ModelDescription
+    from salalocal.quantization import Quantization
 
 
 def list_models(json: JsonOption = False) -> None:
@@ -71,6 +72,7 @@ def as_data(model: ModelDescription) -> dict[str, object]:
         "parameters": model.parameters,
         "weight_bytes": model.weight_bytes,
         "tensor_types": dict(model.tensor_types),
+        "quantization": None if config.quantization is None else config.quantization.as_json(),
         "layers": list(config.mixer_types),
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -131,6 +133,8 @@ def _rows(model: ModelDescription) -> list[tuple[str, str]]:
                 f"dense below {sparse.dense_len:,} tokens",
             )
         )
+    if config.quantization is not None:
+        rows.append(("packed", _packing(config.quantization)))
     if model.tokenizer is None:
         rows.append(("tokenizer", "none: usable with token ids only"))
     else:
@@ -139,6 +143,16 @@ def _rows(model: ModelDescription) -> list[tuple[str, str]]:
     rows.append(("licence", model.license or "not stated"))
     rows += [("note", note) for note in config.notes]
     return rows
+
+
+def _packing(quantization: Quantization) -> str:
+    """'int4: mlp.gate_proj, ...; int8: lm_head, ...; groups of 128, with zero points'."""
+    kinds = {
+        name: [kind for kind, format in quantization.formats if format == name] for name in ("int4", "int8", "bf16")
+    }
+    parts = [f"{name}: {', '.join(members)}" for name, members in kinds.items() if members]
+    zeros = ", with zero points" if quantization.zero_point else ""
+    return f"{'; '.join(parts)}; groups of {quantization.group_size}{zeros}"
 
 
 def _context(model: ModelDescription) -> str:

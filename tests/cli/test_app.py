@@ -37,7 +37,7 @@ def test_the_page_of_commands_is_current() -> None:
 
 def test_every_verb_is_on_the_page() -> None:
     page = docs.markdown()
-    for verb in ("chat", "ask", "doc tokens", "show", "list", "doctor", "verify", "ui"):
+    for verb in ("chat", "ask", "doc tokens", "show", "list", "quantize", "doctor", "verify", "ui"):
         assert f"## salalocal {verb}\n" in page
     assert "\x1b" not in page
 
