@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from salalocal.config import ModelConfig
 from salalocal.weights.layout import weight_bytes
 
+# What a product with a packed matrix holds at most while it is unpacked in slices.
+_DEQUANTIZE_BYTES = 256 << 20
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -51,10 +54,13 @@ def footprint(config: ModelConfig, item_bytes: int, chunk_tokens: int, *, unpack
     state = config.num_attention_heads * config.head_dim**2 * max(item_bytes, 4)
     # Storage grows by an eighth beyond need, and the states of a chunk exist before and after it.
     token_bytes = len(config.sparse_layers) * per_layer * 1.125
+    keeps_packed = config.quantization is not None and not unpack
     widest = max(config.intermediate_size * 2, config.hidden_size * 4) + config.hidden_size * 3
     return Footprint(
         weight_bytes=weight_bytes(config, item_bytes, unpacked=unpack),
         token_bytes=token_bytes,
         session_bytes=2 * len(config.lightning_layers) * state,
-        workspace_bytes=min(chunk_tokens, 4096) * widest * max(item_bytes, 4) + (256 << 20),
+        workspace_bytes=min(chunk_tokens, 4096) * widest * max(item_bytes, 4)
+        + (256 << 20)
+        + (_DEQUANTIZE_BYTES if keeps_packed else 0),
     )

@@ -28,7 +28,7 @@ _LIGHTNING = (
 )
 KINDS = ("embed_tokens", *_FEED_FORWARD, *_SPARSE, *_LIGHTNING, "lm_head")
 # The bulk of a model. What decides which blocks are read, the gates, and what turns tokens into vectors and back stay
-# finer: together a twentieth of the released model.
+# finer: together a seventh of the released model.
 _INT4_KINDS = {
     *_FEED_FORWARD,
     *("lightning.q_proj", "lightning.k_proj", "lightning.v_proj", "lightning.o_proj"),

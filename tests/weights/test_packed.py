@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import salalocal
+import salalocal_quant
+from salalocal import quantization
 from salalocal.config import ModelConfig
 from salalocal.engine import load as load_module
 from salalocal.engine.engine import Engine
 from salalocal.errors import BadCheckpoint, UnsupportedFormat
-from salalocal.planner import footprint
+from salalocal.planner import Footprint, footprint
 from salalocal.quantizer import quantize
 from salalocal.weights.layout import expected_tensors, modules, parameter_count, weight_bytes
 from salalocal.weights.safetensors_header import read_header
@@ -55,11 +57,13 @@ def relative_rms(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
 
 
-def keep_packed(path: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves only as much memory as the packed weights and an empty session need, and 100 KB."""
-    sizes = footprint(ModelConfig.from_json(path / "config.json"), dtype.itemsize, 256)
-    free = sizes.weight_bytes + sizes.context_bytes(1000) + 100_000
-    monkeypatch.setattr(load_module, "available_bytes", lambda _: free)
+def keep_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loads as on a machine whose memory does not hold the unpacked weights."""
+
+    def choose(config: ModelConfig, dtype: torch.dtype, _: torch.device) -> tuple[Footprint, bool]:
+        return footprint(config, dtype.itemsize, 256), False
+
+    monkeypatch.setattr(load_module, "_choose_packing", choose)
 
 
 def dense_copy(path: Path, out: Path) -> Path:
@@ -119,7 +123,7 @@ def test_packed_and_unpacked_models_equal_a_dense_one_of_the_same_values(
     assert isinstance(unpacked._network.layers[0].feed_forward.up_proj, DenseWeight)
     assert unpacked.packing_note() == f"the packed weights were unpacked to {dtype} when they were read"
     assert torch.equal(logits(unpacked), wanted)
-    keep_packed(folder, getattr(torch, dtype), monkeypatch)
+    keep_packed(monkeypatch)
     kept = load(folder, dtype)
     assert isinstance(kept._network.layers[0].feed_forward.up_proj, Int4Weight if format == "int4" else Int8Weight)
     assert isinstance(kept._network.embedding, Int8Weight)
@@ -142,6 +146,24 @@ def test_a_tied_packed_embedding_is_the_head_too(tmp_path: Path) -> None:
     assert torch.equal(logits(engine), logits(load(dense_copy(folder, tmp_path / "dense"))))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("model", "format", "zero_point"), [("m2", "int4", True), ("m4", "int4", False), ("m4", "int8", False)]
+)
+def test_on_a_gpu_weights_stay_packed(
+    packed: Callable[..., Path], tmp_path: Path, model: str, format: str, zero_point: bool
+) -> None:
+    folder = packed(model, format, zero_point)
+    engine = salalocal.load(folder, device="cuda", dtype="float32")
+    assert "stay packed in memory" in (engine.packing_note() or "")
+    wanted = logits(load(dense_copy(folder, tmp_path / "dense")))
+    assert relative_rms(logits(engine).cpu(), wanted) < 1e-4
+
+
+def test_the_group_sizes_of_config_and_kernels_are_the_same() -> None:
+    assert set(quantization.GROUP_SIZES) == set(salalocal_quant.GROUP_SIZES)
+
+
 @pytest.mark.parametrize("zero_point", [False, True], ids=["symmetric", "zero-point"])
 @pytest.mark.parametrize("model", ["m2", "m4"])
 def test_the_plan_knows_the_bytes(
@@ -156,7 +178,7 @@ def test_the_plan_knows_the_bytes(
     }
     norms = sum(module.shape[0] for module in modules(config) if module.kind is None)
     assert load(folder).weight_bytes == footprint(config, 4, 256, unpack=True).weight_bytes - 4 * norms
-    keep_packed(folder, torch.float32, monkeypatch)
+    keep_packed(monkeypatch)
     assert load(folder).weight_bytes == footprint(config, 4, 256).weight_bytes - 4 * norms
     plain = ModelConfig.from_json(GOLDEN / model / "config.json")
     assert parameter_count(config) == parameter_count(plain)
