@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -37,3 +38,12 @@ def make_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Engin
 def m2() -> Engine:
     """The golden model with two kv heads and three attention layers, blocks of 32, sparse from 256 tokens on."""
     return salalocal.load(GOLDEN / "models" / "m2", device="cpu", dtype="float32")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from a second thread, and lose tenfold where other processes want its core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
