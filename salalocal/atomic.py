@@ -38,9 +38,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     _flush_folder(path.parent)
 
 
+def is_partial(path: Path) -> bool:
+    """Whether `path` is named like a file that `replacing` has not finished."""
+    return path.name.startswith(".") and path.suffix == PARTIAL_SUFFIX
+
+
 def remove_partial_files(folder: Path) -> None:
     """Removes what killed writers left in `folder`."""
-    for path in folder.glob(f".*{PARTIAL_SUFFIX}"):
+    for path in filter(is_partial, list(folder.iterdir())):
         path.unlink(missing_ok=True)
 
 

@@ -12,7 +12,7 @@ Each message is one sentence that a user can act on: what was wrong (file or fie
     │   ├── BadDocument          a document cannot be read
     │   ├── InvalidRequest       an argument of a call is out of range
     │   ├── ContextTooLong       more tokens than the model or the memory can hold
-    │   └── DoesNotFit           the weights or the cache exceed the memory there is
+    │   └── DoesNotFit           the weights or the cache exceed the memory, or files the disk
     ├── Cancelled            the caller asked to stop; the session is usable
     └── EngineFailure        something broke that the input cannot mend (the CLI exits with 1)
 """
@@ -69,7 +69,7 @@ class ContextTooLong(BadInput):
 
 
 class DoesNotFit(BadInput):
-    """The weights or the cache exceed the memory there is; sizes in bytes."""
+    """The weights or the cache exceed the memory there is, or files the disk; sizes in bytes."""
 
     def __init__(self, message: str, *, needed_bytes: int, available_bytes: int) -> None:
         super().__init__(message)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from salalocal.atomic import PARTIAL_SUFFIX, replacing
+from salalocal.atomic import is_partial, replacing
 from salalocal.errors import InvalidRequest
 from salalocal.fields import Fields, read_json_object
 from salalocal.quantization import KINDS
@@ -69,7 +69,7 @@ class Manifest:
         if (folder / "config.json").exists():
             raise InvalidRequest(f"{folder}: already holds a model; remove it or name another folder with --out")
         if not (folder / MANIFEST_NAME).exists():
-            if any(path.suffix != PARTIAL_SUFFIX for path in folder.iterdir()):
+            if not all(map(is_partial, folder.iterdir())):
                 raise InvalidRequest(f"{folder}: is not empty; name another folder with --out")
             return Manifest(folder, job, {})
         values = read_json_object(folder / MANIFEST_NAME)

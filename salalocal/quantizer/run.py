@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -83,15 +84,15 @@ def quantize(
         ModelNotFound, BadConfig, BadCheckpoint, UnsupportedFormat: the model cannot be used, or is packed already.
         InvalidRequest: an argument is out of range, or `out` holds something else.
         DoesNotFit: the disk is too full; nothing was written.
-        EngineFailure: writing failed; what was finished is kept.
+        EngineFailure: a file cannot be written or copied; what was finished is kept.
     """
     job = _plan(find_model(model), out, format, group_size, zero_point)
     try:
         return _run(job, on_progress)
     except OSError as error:
         raise EngineFailure(
-            f"{error.filename or job.out}: cannot be written ({error.strerror or error}); the same command goes on "
-            "from what is finished"
+            f"{error.filename or job.out}: {error.strerror or error}; what is finished is kept, and the same command "
+            "goes on from there"
         ) from error
 
 
@@ -100,6 +101,8 @@ def _plan(
 ) -> _Job:
     if format not in ("int4", "int8"):
         raise InvalidRequest(f"format is {format!r}; known are int4, int8")
+    if zero_point and format != "int4":
+        raise InvalidRequest("zero points are for int4; int8 weights are symmetric")
     if path.is_file():
         raise UnsupportedFormat(f"{path}: only folders with safetensors are packed; a .gguf file is used as it is")
     config = ModelConfig.from_json(path / "config.json")
@@ -109,12 +112,13 @@ def _plan(
     chosen = best_group_size(columns.values()) if group_size is None else group_size
     if chosen not in GROUP_SIZES:
         raise InvalidRequest(f"group_size is {chosen}; 64 and 128 are possible")
-    quantization = recipe(format, columns, chosen, zero_point and format == "int4")
+    quantization = recipe(format, columns, chosen, zero_point)
     if all(stored == "bf16" for _, stored in quantization.formats):
         raise InvalidRequest(f"{path}: no matrix has rows that divide into groups of {chosen}; nothing can be packed")
     source = SafetensorsSource(path)
     check_tensors(config, source)
-    folder = path.with_name(f"{path.name}-{format}") if out is None else Path(out).expanduser()
+    path = Path(os.path.abspath(path))  # "." has no name that the copy's could be made from
+    folder = path.parent / f"{path.name}-{format}" if out is None else Path(out).expanduser()
     if folder.resolve() == path.resolve():
         raise InvalidRequest(f"{folder}: is the model itself; name another folder with --out")
     packed = replace(config, quantization=quantization)
@@ -125,7 +129,8 @@ def _run(job: _Job, on_progress: Callable[[QuantizeProgress], None] | None) -> Q
     if job.out.exists() and not job.out.is_dir():
         raise InvalidRequest(f"{job.out}: is a file; name a folder with --out")
     job.out.mkdir(parents=True, exist_ok=True)
-    manifest = Manifest.open(job.out, _description(job), [shard.file for shard in job.shards])
+    description = _description(job)
+    manifest = Manifest.open(job.out, description, [shard.file for shard in job.shards])
     packed_bytes = weight_bytes(job.config, 2)
     _check_disk(job, packed_bytes)
     remove_partial_files(job.out)
@@ -148,6 +153,8 @@ def _run(job: _Job, on_progress: Callable[[QuantizeProgress], None] | None) -> Q
         if not is_finished:
             checksum = write_safetensors(job.out / shard.file, tensors, _metadata(job.quantization))
             manifest.finish(shard.file, ShardRecord(checksum, errors))
+    if _description(job) != description:
+        raise BadCheckpoint(f"{job.source_folder}: changed while it was packed; remove {job.out} and start again")
     _finish(job)
     return QuantizeReport(
         path=job.out,

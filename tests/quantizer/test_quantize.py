@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -57,9 +58,8 @@ def test_int4_recipe(make_model: MakeModel, tmp_path: Path) -> None:
 
 
 def test_int8_packs_every_matrix(make_model: MakeModel, tmp_path: Path) -> None:
-    report = quantize(make_model(intermediate_size=256), tmp_path / "packed", format="int8", zero_point=True)
+    report = quantize(make_model(intermediate_size=256), tmp_path / "packed", format="int8")
     assert {kind.format for kind in report.kinds} == {"int8"}
-    assert not report.quantization.zero_point, "8 bits are always symmetric"
     stored = load_file(tmp_path / "packed" / "model.safetensors")
     assert {str(tensor.dtype) for tensor in stored.values()} == {"torch.int8", "torch.bfloat16"}
 
@@ -135,6 +135,26 @@ def test_progress_counts_every_parameter(make_model: MakeModel, tmp_path: Path) 
     assert [one.done_parameters for one in seen] == sorted({one.done_parameters for one in seen})
 
 
+def test_the_folder_it_stands_in_can_be_named_with_a_dot(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_model()
+    monkeypatch.chdir(source)
+    assert quantize(".", format="int8").path == source.with_name("plain-int8")
+
+
+def test_a_model_that_changes_meanwhile_is_not_mixed(make_model: MakeModel, tmp_path: Path) -> None:
+    source, out = make_model(), tmp_path / "packed"
+
+    def retrain(progress: QuantizeProgress) -> None:
+        if progress.module == "model.norm":
+            os.utime(source / "model.safetensors", ns=(1, 1))
+
+    with pytest.raises(BadCheckpoint, match="changed while it was packed"):
+        quantize(source, out, on_progress=retrain)
+    assert not (out / "config.json").exists()
+
+
 class Refused(NamedTuple):
     error: type[Exception]
     said: str
@@ -146,6 +166,7 @@ class Refused(NamedTuple):
     [
         Refused(InvalidRequest, "format is 'int3'; known are int4, int8", {"format": "int3"}),
         Refused(InvalidRequest, "group_size is 32; 64 and 128 are possible", {"group_size": 32}),
+        Refused(InvalidRequest, "zero points are for int4", {"format": "int8", "zero_point": True}),
         Refused(InvalidRequest, "is the model itself", {"out": "plain"}),
         Refused(InvalidRequest, "is the model itself", {"out": "plain/../plain"}),
         Refused(InvalidRequest, "is a file; name a folder", {"out": "plain/config.json"}),
@@ -220,7 +241,7 @@ def test_an_error_in_writing_names_the_file(
 
     source, out = make_model(), tmp_path / "packed"
     monkeypatch.setattr(run, "write_safetensors", full)
-    with pytest.raises(EngineFailure, match=r"model\.safetensors: cannot be written \(No space left on device\)"):
+    with pytest.raises(EngineFailure, match=r"model\.safetensors: No space left on device; what is finished is kept"):
         quantize(source, out)
     monkeypatch.undo()
     assert quantize(source, out).path == out
