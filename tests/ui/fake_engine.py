@@ -66,6 +66,7 @@ class FakeEngine:
 
     answer: str = "The harbour was built in 1893."
     limit: int = 100_000
+    trained: int | None = None
     chunk: int = 4
     chunk_seconds: float = 0.0
     quotes: tuple[salalocal.QuoteMatch, ...] = ()
@@ -94,6 +95,10 @@ class FakeEngine:
 
     def max_context_tokens(self) -> int:
         return self.limit
+
+    def length_note(self, tokens: int) -> str | None:
+        over = self.trained is not None and tokens > self.trained
+        return f"{tokens:,} tokens are more than the {self.trained:,} it was trained at" if over else None
 
     def encode(self, content: object) -> list[int]:
         if isinstance(content, str):

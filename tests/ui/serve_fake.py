@@ -18,13 +18,13 @@ from fake_engine import FakeEngine
 
 from salalocal_ui.app import listen, serve
 
-ANSWER = """The harbour was built in **1893**, after the old quay had been lost in a storm.
+ANSWER = """The last keeper left on **30 June 1984**.
 
-The book says: “The new harbour was opened in the spring of 1893.” It adds: “Every ship was painted blue.”"""
+The text says: “The last keeper left Kestrel Rock on 30 June 1984.” It adds: “Every ship was painted blue.”"""
 
 QUOTES = (
     salalocal.QuoteMatch(
-        "The new harbour was opened in the spring of 1893.", salalocal.Place("harbour.md", line=12), 1.0, True
+        "The last keeper left Kestrel Rock on 30 June 1984.", salalocal.Place("kestrel-rock.pdf", page=2), 1.0, True
     ),
     salalocal.QuoteMatch("Every ship was painted blue.", None, 0.0, True),
 )

@@ -164,7 +164,7 @@ def test_the_same_document_twice_is_refused(engine, make_desk, book):
     desk.add(book)
     view = settled(desk)
     assert len(view.items) == 1
-    assert view.notices[0].text == "Harbour.md is already here"
+    assert view.notices[0].text == "Already here: harbour.md"
 
 
 def test_an_uploaded_copy_is_gone_once_its_text_is_here(engine, make_desk, book):
@@ -290,3 +290,34 @@ def test_a_path_that_is_a_folder_is_named_by_its_last_part(engine, make_desk, tm
     desk = make_desk(engine)
     desk.add(Path(folder))
     assert settled(desk).items[0].name == "shelf"
+
+
+def test_stop_while_a_folder_is_counted_adds_nothing(engine, make_desk, tmp_path, monkeypatch):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(50):
+        (folder / f"{number}.txt").write_text("some words")
+    desk = make_desk(engine)
+    encode = engine.encode
+    monkeypatch.setattr(engine, "encode", lambda content: (desk.stop(), encode(content))[1])
+    desk.add(folder)
+    view = settled(desk)
+    assert view.items == ()
+    assert [notice.text for notice in view.notices] == ["Stopped; not added: many."]
+
+
+def test_the_reader_keeps_a_checkpoint_where_questions_begin(engine, make_desk, book):
+    desk = make_desk(engine)
+    desk.add(book)
+    desk.read()
+    settled(desk)
+    assert engine.checkpoints == [200]
+
+
+def test_documents_longer_than_the_trained_length_are_noted_not_refused(engine, make_desk, book):
+    engine.trained = 150
+    desk = make_desk(engine)
+    desk.add(book)
+    assert "trained" in settled(desk).length_note
+    desk.read()
+    assert settled(desk).read_tokens == 200

@@ -6,19 +6,24 @@ Knows the server, the port and the temporary folder; the page itself is page.py,
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import tempfile
 import threading
+import time
 import webbrowser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
+
+import uvicorn
 
 import salalocal
 from salalocal import Engine, InvalidRequest
-from salalocal_ui.session import Desk, add_all
+from salalocal_ui.session import Desk
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -65,8 +70,9 @@ def serve(
     with temporary_uploads():
         desk = Desk(engine, model_name=model_name)
         try:
-            add_all(desk, documents)
-            _run_server(application(desk), listener, open_browser)
+            for path in documents:
+                desk.add(path)
+            _run_server(desk, listener, open_browser)
         finally:
             desk.close()
 
@@ -138,34 +144,46 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def _run_server(app: ASGIApp, listener: socket.socket, open_browser: bool) -> None:
-    import uvicorn
-
-    url = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
+def _run_server(desk: Desk, listener: socket.socket, open_browser: bool) -> None:
+    app = application(desk)
+    # The page follows running work over one long answer; uvicorn would wait for it and then complain.
     config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        # The page keeps a stream open for as long as it is shown; Ctrl-C does not wait for it.
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, desk)
+    url = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
     threading.Thread(target=_announce, args=(server, url, open_browser), daemon=True).start()
+    # Once it has shut down, uvicorn passes the signal on. Neither may end the process before all is put away.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main_thread else None
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:
-        # uvicorn has shut down and passes the signal on; that is how this command is meant to end.
-        sys.stderr.write("\n")
+        return
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
-def _announce(server: object, url: str, open_browser: bool, open_url: Callable[[str], bool] = webbrowser.open) -> None:
+class _Server(uvicorn.Server):
+    """uvicorn's server that lets go of the page at the first Ctrl-C."""
+
+    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
+        super().__init__(config)
+        self._desk = desk
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._desk.closing = True
+        super().handle_exit(sig, frame)
+
+
+def _announce(server: _Server, url: str, open_browser: bool) -> None:
     """Say where the window is once it answers, and open it."""
-    while not getattr(server, "started", False):
-        if getattr(server, "should_exit", False):
+    while not server.started:
+        if server.should_exit:
             return
-        threading.Event().wait(0.05)
+        time.sleep(0.05)
     sys.stderr.write(f"The window is at {url} (Ctrl-C ends it)\n")
     sys.stderr.flush()
     if open_browser:
-        open_url(url)
+        webbrowser.open(url)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import gradio as gr
 
 from salalocal_ui.state import Activity, FileCount, Item, Notice, View
-from salalocal_ui.wording import counted, rate, safe, shortened, time_left, tokens
+from salalocal_ui.wording import counted, rate, safe, sentence, shortened, time_left, tokens
 
 # A folder of 20,000 files is counted in full and shown in part: a page with that many rows stops a browser.
 MOST_ROWS = 400
@@ -216,9 +216,9 @@ def status_html(view: View) -> str:
 
 
 def verdict(view: View) -> tuple[Notice, ...]:
-    """Says before any reading that the documents do not fit, and which are the largest; empty where they do."""
+    """What there is to know about the length before any reading: it does not fit, or it is unusually long."""
     if not view.surplus_tokens:
-        return ()
+        return (Notice(sentence(view.length_note)),) if view.length_note else ()
     largest = sorted(view.items, key=lambda item: -item.tokens)[:3]
     names = ", ".join(f"{item.name} ({item.tokens:,})" for item in largest)
     text = (

@@ -18,12 +18,15 @@ import gradio as gr
 from salalocal_ui import chat_pane, library_pane
 from salalocal_ui.chat_pane import ChatPane
 from salalocal_ui.library_pane import LibraryPane
-from salalocal_ui.session import Desk, add_all
+from salalocal_ui.session import Desk
 from salalocal_ui.state import View
 
 MOST_UPDATES_PER_SECOND = 10
 MAX_UPLOAD_MIB = 200
-KEEP_UPLOADS_SECONDS = 3600
+# The desk deletes a copy once its text is there, and the folder goes with the process. What is left are uploads
+# that nobody took; one may wait behind a reading of many hours, so that Gradio may not tidy up early.
+TIDY_UPLOADS_EVERY_SECONDS = 3600
+KEEP_UPLOADS_SECONDS = 7 * 24 * 3600
 
 Update = dict[Any, Any]
 
@@ -36,7 +39,7 @@ def build(desk: Desk) -> gr.Blocks:
         analytics_enabled=False,
         fill_height=True,
         fill_width=True,
-        delete_cache=(KEEP_UPLOADS_SECONDS, KEEP_UPLOADS_SECONDS),
+        delete_cache=(TIDY_UPLOADS_EVERY_SECONDS, KEEP_UPLOADS_SECONDS),
     )
     with page:
         with gr.Row(elem_id="sl-shell", equal_height=True):
@@ -69,7 +72,8 @@ def _wire(page: gr.Blocks, desk: Desk, library: LibraryPane, chat: ChatPane) -> 
     }
 
     async def on_drop(paths: list[str] | None) -> AsyncIterator[Update]:
-        add_all(desk, [Path(path) for path in paths or ()], then_delete=True)
+        for path in paths or ():
+            desk.add(Path(path), then_delete=True)
         async for update in watch(first={library.drop: gr.File(value=None)}):
             yield update
 
@@ -132,7 +136,7 @@ async def _watch(
             first = None
             if update:
                 yield update
-        if not view.busy:
+        if desk.closing or not view.busy:
             return
         await asyncio.sleep(1 / MOST_UPDATES_PER_SECOND)
 

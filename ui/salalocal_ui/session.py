@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import salalocal
-from salalocal import BadInput, Cancelled, Document, Engine, InvalidRequest, SalaError, Session
+from salalocal import Cancelled, Document, Engine, InvalidRequest, SalaError, Session
+from salalocal_ui.notices import STOPPED, ending, refusal, unforeseen
 from salalocal_ui.state import Activity, FileCount, Item, Notice, Reading, Task, Turn, View, messages_of
 
 logger = logging.getLogger(__name__)
 
 # So that taking a document away or adding one in between re-reads at most this much before it.
 CHECKPOINT_EVERY_TOKENS = 65536
-
-STOPPED = Notice("Stopped. What was read is kept.")
 
 
 @dataclass
@@ -41,8 +40,7 @@ class Desk:
     """What the window works on. All methods return at once; the work is done by one thread.
 
     `engine`: a loaded model. `model_name`: shown to the user. `sampling`: how answers are drawn.
-    `read`: path to Document, replaceable by tests. Raises nothing after construction: what goes wrong becomes
-    a `Notice` in the view.
+    Raises nothing after construction: what goes wrong becomes a `Notice` in the view.
     """
 
     def __init__(
@@ -51,12 +49,10 @@ class Desk:
         *,
         model_name: str,
         sampling: salalocal.Sampling | None = None,
-        read: Callable[[Path], Document] = salalocal.read,
     ) -> None:
         self._engine = engine
         self._model_name = model_name
         self._sampling = sampling or salalocal.Sampling()
-        self._read_path = read
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="salalocal-desk")
         self._lock = threading.Lock()
         # Everything below is read and written under the lock.
@@ -70,6 +66,9 @@ class Desk:
         self._total_tokens = 0
         self._read_tokens = 0
         self._limit_tokens = engine.max_context_tokens()
+        self._length_note: str | None = None
+        # Set once, without the lock, by whoever ends the process; whoever watches the desk stops watching.
+        self.closing = False
         # Only the worker touches these.
         self._reader: Session | None = None
         self._talk: Session | None = None
@@ -84,6 +83,7 @@ class Desk:
                 read_tokens=self._read_tokens,
                 total_tokens=self._total_tokens,
                 limit_tokens=self._limit_tokens,
+                length_note=self._length_note,
                 activity=self._activity(),
                 notices=tuple(self._notices),
                 turns=tuple(self._turns),
@@ -123,6 +123,7 @@ class Desk:
 
     def close(self) -> None:
         """Stop, and wait for the running job to end. The desk takes no further request."""
+        self.closing = True
         self.stop()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -182,33 +183,49 @@ class Desk:
     # ---- the shelf ------------------------------------------------------------------------------------------
 
     def _add(self, path: Path, then_delete: bool, job: _Job) -> None:
+        name = job.label
+
+        def on_progress(done_files: int, total_files: int) -> None:
+            self._look_at_stop(job)
+            with self._lock:
+                job.label = f"{name} ({done_files:,} of {total_files:,} files)" if total_files > 1 else name
+                self._version += 1
+
         try:
-            document = self._read_path(path)
+            document = salalocal.read(path, on_progress)
+            with self._lock:
+                known = document in self._documents.values()
+            if known:
+                raise InvalidRequest(f"already here: {document.name}")
+            if not document.files:
+                reason = document.skipped[0].reason if document.skipped else "it is empty"
+                raise salalocal.BadDocument(f"there is no text to read in {document.name}: {reason}")
+            counts = self._count_files(document, job)
+        except Cancelled:
+            self._notify(Notice(f"Stopped; not added: {name}."))
+            return
         finally:
             if then_delete:
                 path.unlink(missing_ok=True)
         with self._lock:
-            known = document in self._documents.values()
-        if known:
-            raise InvalidRequest(f"{document.name} is already here")
-        if not document.files:
-            reason = document.skipped[0].reason if document.skipped else "it is empty"
-            raise salalocal.BadDocument(f"there is no text to read in {document.name}: {reason}")
-        counts = []
-        for file in document.files:
-            if job.cancel.is_set():
-                self._notify(Notice(f"Stopped; {document.name} was not added."))
-                return
-            counts.append(FileCount(file.path, self._count(replace(document, files=(file,), skipped=()))))
-        with self._lock:
-            item = Item(self._next_id, document.name, tuple(counts), document.skipped)
+            item = Item(self._next_id, document.name, counts, document.skipped)
             self._next_id += 1
             self._items.append(item)
             self._documents[item.id] = document
         self._shelf_changed()
 
-    def _count(self, document: Document) -> int:
-        return len(self._engine.encode(document))
+    def _count_files(self, document: Document, job: _Job) -> tuple[FileCount, ...]:
+        counts = []
+        for file in document.files:
+            self._look_at_stop(job)
+            ids = self._engine.encode(replace(document, files=(file,), skipped=()))
+            counts.append(FileCount(file.path, len(ids)))
+        return tuple(counts)
+
+    def _look_at_stop(self, job: _Job) -> None:
+        if job.cancel.is_set():
+            with self._lock:
+                raise Cancelled(self._read_tokens)
 
     def _remove(self, item_id: int) -> None:
         with self._lock:
@@ -228,6 +245,7 @@ class Desk:
             self._total_tokens = len(ids)
             self._read_tokens = kept
             self._limit_tokens = limit
+            self._length_note = self._engine.length_note(len(ids))
             self._version += 1
 
     def _prefix_ids(self) -> list[int]:
@@ -259,11 +277,7 @@ class Desk:
             reader.prefill(
                 ids[start:],
                 final_length=len(ids),
-                checkpoints_at=range(
-                    start - start % CHECKPOINT_EVERY_TOKENS + CHECKPOINT_EVERY_TOKENS,
-                    len(ids),
-                    CHECKPOINT_EVERY_TOKENS,
-                ),
+                checkpoints_at=range(start + CHECKPOINT_EVERY_TOKENS, len(ids), CHECKPOINT_EVERY_TOKENS),
                 on_progress=on_progress,
                 cancel=job.cancel,
             )
@@ -306,7 +320,8 @@ class Desk:
         events = self._engine.chat(self._talk, messages, documents, self._sampling, cancel=job.cancel)
         for event in events:
             if isinstance(event, salalocal.Progress):
-                self._show_reading(job, event.done_tokens, event.total_tokens, event)
+                left = event.total_tokens - event.done_tokens
+                self._show_reading(job, self._talk.length, self._talk.length + left, event)
             elif isinstance(event, salalocal.Token):
                 answer.append(event.text)
                 self._end_reading(job)
@@ -331,34 +346,3 @@ class Desk:
         with self._lock:
             self._turns.clear()
             self._version += 1
-
-
-def add_all(desk: Desk, paths: Iterable[Path], *, then_delete: bool = False) -> None:
-    """Put several paths on the shelf in the order given."""
-    for path in paths:
-        desk.add(path, then_delete=then_delete)
-
-
-def refusal(error: SalaError) -> Notice:
-    """An error of ours as a sentence on the page."""
-    text = str(error)
-    return Notice(text[:1].upper() + text[1:], "refused" if isinstance(error, BadInput) else "failed")
-
-
-def unforeseen(error: BaseException) -> Notice:
-    """An error nobody planned for: its kind and text; the traceback goes to the log."""
-    detail = " ".join(str(error).split())[:300]
-    return Notice(
-        f"Something broke that was not foreseen ({type(error).__name__}: {detail}); the terminal shows where. "
-        "What was read before is kept.",
-        "failed",
-    )
-
-
-def ending(finish_reason: str, sampling: salalocal.Sampling) -> Notice | None:
-    """What to say about how an answer ended, if it did not end by itself."""
-    if finish_reason == "cancelled":
-        return Notice("Stopped.")
-    if finish_reason == "length":
-        return Notice(f"The answer was cut at {sampling.max_tokens:,} tokens; ask it to go on.")
-    return None

@@ -89,7 +89,8 @@ class View:
     """All that the page shows at one moment. `version` differs whenever anything else does.
 
     `total_tokens` is what every prompt about the documents begins with (their text, and the words around it);
-    `limit_tokens` the most the model can hold, question and answer included.
+    `limit_tokens` the most the model can hold, question and answer included; `length_note` a sentence where they
+    are more than it was trained at.
     """
 
     version: int
@@ -98,6 +99,7 @@ class View:
     read_tokens: int = 0
     total_tokens: int = 0
     limit_tokens: int = 0
+    length_note: str | None = None
     activity: Activity | None = None
     notices: tuple[Notice, ...] = ()
     turns: tuple[Turn, ...] = field(default=())

@@ -43,13 +43,18 @@ PAPER = Color(
 
 def window_theme() -> Base:
     """Gradio's base theme in our colours; light or dark follows the browser."""
-    # The font comes with gradio. Its semi-bold file lacks common letters; regular and bold are whole.
+    # The font comes with gradio, whose semi-bold file lacks common letters; regular and bold are whole.
     return Base(
         primary_hue=SEA,
         secondary_hue=SEA,
         neutral_hue=PAPER,
         radius_size="lg",
-        font=[LocalFont("IBM Plex Sans", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif"],
+        font=[
+            LocalFont("IBM Plex Sans", weights=(400, 700)),
+            "ui-sans-serif",
+            "system-ui",
+            "sans-serif",
+        ],
     ).set(
         body_background_fill="*neutral_50",
         body_background_fill_dark="*neutral_950",
@@ -69,8 +74,8 @@ def window_theme() -> Base:
         button_primary_background_fill_hover_dark="*primary_600",
         button_primary_text_color="white",
         button_primary_text_color_dark="white",
-        button_secondary_background_fill="*neutral_100",
-        button_secondary_background_fill_hover="*neutral_200",
+        button_secondary_background_fill="*neutral_200",
+        button_secondary_background_fill_hover="*neutral_300",
         button_secondary_background_fill_dark="*neutral_800",
         button_secondary_background_fill_hover_dark="*neutral_700",
     )

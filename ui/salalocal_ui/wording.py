@@ -46,3 +46,9 @@ def shortened(text: str, characters: int) -> str:
     """One line of at most `characters` characters; a cut is shown as '…'."""
     line = " ".join(text.split())
     return line if len(line) <= characters else line[: characters - 1].rstrip() + "…"
+
+
+def sentence(text: str) -> str:
+    """The text beginning with a capital, unless its first word is a name such as 'notes.md'."""
+    first, space, rest = text.partition(" ")
+    return first[:1].upper() + first[1:] + space + rest if first.isalpha() else text
