@@ -70,6 +70,7 @@ class Desk:
         # Set once, without the lock, by whoever ends the process; whoever watches the desk stops watching.
         self.closing = False
         # Only the worker touches these.
+        self._ids: list[int] = []
         self._reader: Session | None = None
         self._talk: Session | None = None
 
@@ -235,7 +236,10 @@ class Desk:
 
     def _shelf_changed(self) -> None:
         """Recount what is to be read; the reader goes back to where the documents still begin the same way."""
-        ids = self._prefix_ids()
+        with self._lock:
+            documents = list(self._documents.values())
+        # The ids with which every prompt about these documents begins.
+        self._ids = ids = self._engine.encode(documents) if documents else []
         if not ids:
             self._reader = None
         kept = self._reader.keep_common(ids) if self._reader is not None else 0
@@ -248,16 +252,10 @@ class Desk:
             self._length_note = self._engine.length_note(len(ids))
             self._version += 1
 
-    def _prefix_ids(self) -> list[int]:
-        """The ids with which every prompt about these documents begins; empty without documents."""
-        with self._lock:
-            documents = list(self._documents.values())
-        return self._engine.encode(documents) if documents else []
-
     # ---- reading and answering ------------------------------------------------------------------------------
 
     def _read_documents(self, job: _Job) -> None:
-        ids = self._prefix_ids()
+        ids = self._ids
         if not ids:
             return
         if self._reader is None:
