@@ -7,6 +7,7 @@ from torch import Tensor
 
 from salalocal.config import ModelConfig
 from salalocal.errors import BadCheckpoint
+from salalocal.fields import shorten
 from salalocal.model.feed_forward import FeedForward
 from salalocal.model.lightning_layer import LightningLayer
 from salalocal.model.network import Layer, Network
@@ -43,8 +44,8 @@ def check_tensors(config: ModelConfig, source: WeightSource) -> None:
             )
     extra = sorted(set(source.tensors) - set(expected))
     if extra:
-        more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
-        raise BadCheckpoint(f"{source.tensors[extra[0]].file}: tensor {extra[0]!r}{more} has no place in the model")
+        named = shorten(extra[0]) + (f" and {len(extra) - 1} more" if len(extra) > 1 else "")
+        raise BadCheckpoint(f"{source.tensors[extra[0]].file}: tensor {named} has no place in the model")
 
 
 def build_network(

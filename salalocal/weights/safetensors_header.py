@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from salalocal.errors import BadCheckpoint
+from salalocal.fields import shorten
 
 MAX_HEADER_BYTES = 100_000_000
 _MAX_DIMENSIONS = 8
@@ -86,13 +87,13 @@ def _parse(path: Path, text: bytes) -> dict[str, object]:
 
 def _entry(path: Path, name: str, value: object) -> HeaderEntry:
     def fail(problem: str) -> NoReturn:
-        raise BadCheckpoint(f"{path}: tensor {name!r} {problem}")
+        raise BadCheckpoint(f"{path}: tensor {shorten(name)} {problem}")
 
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         fail("needs exactly dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
-        fail(f"has dtype {str(dtype)[:40]!r}, known are {', '.join(_ITEM_BYTES)}")
+        fail(f"has dtype {shorten(dtype)}, known are {', '.join(_ITEM_BYTES)}")
     # Bounded before they are multiplied or shown: a long list of large sizes makes a number of any length.
     if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
         fail(f"has a shape that is not a list of at most {_MAX_DIMENSIONS} sizes")
@@ -116,11 +117,13 @@ def _check_layout(path: Path, entries: dict[str, HeaderEntry], data_bytes: int) 
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.end > data_bytes:
             raise BadCheckpoint(
-                f"{path}: tensor {name!r} ends at byte {entry.end:,} of {data_bytes:,}; the file is truncated"
+                f"{path}: tensor {shorten(name)} ends at byte {entry.end:,} of {data_bytes:,}; the file is truncated"
             )
         if entry.begin != at:
             problem = "overlaps the one before it" if entry.begin < at else "leaves a hole before it"
-            raise BadCheckpoint(f"{path}: tensor {name!r} {problem} (begins at {entry.begin:,}, expected {at:,})")
+            raise BadCheckpoint(
+                f"{path}: tensor {shorten(name)} {problem} (begins at {entry.begin:,}, expected {at:,})"
+            )
         at = entry.end
     if at != data_bytes:
         raise BadCheckpoint(f"{path}: {data_bytes - at:,} bytes after the last tensor belong to nothing")

@@ -42,7 +42,7 @@ class SafetensorsSource:
             self._add(folder / file, placed)
         for name, file in placed.items():
             if name not in self._paths:
-                raise BadCheckpoint(f"{folder / INDEX_NAME}: tensor {name!r} is not in {file}")
+                raise BadCheckpoint(f"{folder / INDEX_NAME}: tensor {shorten(name)} is not in {file}")
 
     def _add(self, path: Path, placed: dict[str, str]) -> None:
         entries, metadata = read_header(path)
@@ -54,7 +54,7 @@ class SafetensorsSource:
         found: dict[str, TensorInfo] = {}
         for name, entry in entries.items():
             if placed and placed.get(name) != path.name:
-                raise BadCheckpoint(f"{path}: holds tensor {name!r}, which the index puts elsewhere")
+                raise BadCheckpoint(f"{path}: holds tensor {shorten(name)}, which the index puts elsewhere")
             found[name] = TensorInfo(path.name, entry.shape, entry.dtype, entry.dtype in _FLOATS)
             self._paths[name] = path
         self.tensors = {**self.tensors, **found}
@@ -66,7 +66,7 @@ class SafetensorsSource:
             with safe_open(path, framework="pt", device="cpu") as file:
                 tensor: Tensor = file.get_tensor(name)
         except (SafetensorError, OSError) as error:
-            raise BadCheckpoint(f"{path}: tensor {name!r} cannot be read ({error})") from error
+            raise BadCheckpoint(f"{path}: tensor {shorten(name)} cannot be read ({error})") from error
         return tensor
 
 
@@ -81,7 +81,7 @@ def _read_index(folder: Path) -> dict[str, str]:
     for name, file in weight_map.items():
         # The same rule on every system: a plain name, never a path, a drive or a stream.
         if not isinstance(file, str) or not file.endswith(".safetensors") or any(c in file for c in '/\\:*?"<>|\0'):
-            raise BadCheckpoint(f"{path}: tensor {name!r} is placed in {str(file)[:60]!r}, not a plain file name")
+            raise BadCheckpoint(f"{path}: tensor {shorten(name)} is placed in {shorten(file)}, not a plain file name")
         if not (folder / file).is_file():
             raise BadCheckpoint(f"{path}: {file} is missing; download the model again")
     return weight_map
