@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import threading
 from collections.abc import Callable
@@ -165,8 +166,6 @@ def test_a_chunk_that_dies_leaves_no_trace(
     error: type[BaseException],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import importlib
-
     home = importlib.import_module(module)
     real, calls = getattr(home, op), []
 
@@ -195,6 +194,23 @@ def test_a_chunk_that_dies_leaves_no_trace(
     other.read(random_ids(20, seed=3), 90)
     for each in (tracked, other, third):
         each.check()
+
+
+def test_a_step_that_dies_leaves_no_trace(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its last layer, when the states of the layers before it are already computed."""
+    tracked = Tracked.new(make_engine("sls"))
+    tracked.read(random_ids(30))
+
+    def die(*_: object) -> object:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("salalocal.model.network.Network.logits", die)
+        with pytest.raises(MemoryError):
+            tracked.session.step(3)
+    tracked.check()
+    tracked.read([7])
+    tracked.check()
 
 
 def test_a_callback_that_raises_keeps_the_chunk(make_engine: MakeEngine) -> None:

@@ -75,6 +75,11 @@ def test_equal_logits_are_cut_by_id() -> None:
     assert set(draw(Sampling(temperature=1.0, top_k=2), torch.zeros(5), times=200)) == {0, 1}
 
 
+def test_top_p_on_the_edge_keeps_no_token_more_than_it_needs() -> None:
+    # Four times exactly a quarter: two of them are half.
+    assert set(draw(Sampling(temperature=1.0, top_p=0.5), torch.zeros(4), times=200)) == {0, 1}
+
+
 def test_the_seed_decides() -> None:
     def answer(seed: int) -> list[int]:
         sampler = Sampler(Sampling(temperature=1.0, seed=seed))
