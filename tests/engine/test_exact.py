@@ -253,10 +253,11 @@ def test_a_checkpoint_thinned_out_stays_good_while_it_is_held(
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 1 << 40), mixers=st.sampled_from(MIXERS))
-def test_any_history(make_engine: MakeEngine, seed: int, mixers: str) -> None:
+@given(seed=st.integers(0, 1 << 40), mixers=st.sampled_from(MIXERS), is_dense=st.booleans())
+def test_any_history(make_engine: MakeEngine, seed: int, mixers: str, is_dense: bool) -> None:
     dice = random.Random(seed)
-    sessions = [Tracked.new(make_engine(mixers))]
+    changes = {"sparse_config": None} if is_dense else {}
+    sessions = [Tracked.new(make_engine(mixers, **changes))]
     for _ in range(12):
         tracked = dice.choice(sessions)
         choice = dice.randrange(10)
