@@ -80,8 +80,7 @@ def test_the_longest_context_fits_and_one_more_does_not(sizes: Footprint, availa
     assert sizes.context_bytes(tokens + 1) >= min(available - 1, sizes.context_bytes(1))
 
 
-@pytest.mark.parametrize("model", sorted(path.name for path in GOLDEN.iterdir()))
-@pytest.mark.parametrize(("dtype", "item_bytes"), [("float32", 4), ("bfloat16", 2)])
+@pytest.mark.parametrize(("model", "dtype", "item_bytes"), [("m2", "float32", 4), ("m4", "bfloat16", 2)])
 def test_against_a_session(model: str, dtype: str, item_bytes: int) -> None:
     import salalocal
 
