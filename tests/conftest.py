@@ -18,6 +18,7 @@ import pytest
 
 # Before torch, numpy or tokenizers read them; subprocesses of tests inherit them.
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

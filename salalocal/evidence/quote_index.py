@@ -37,6 +37,8 @@ _MAX_WORDS = 200  # a longer passage is matched in parts: alignment takes longer
 _CANDIDATES = 4
 _MAX_OCCURRENCES = 100_000  # of a passage's pairs all told; its rarer pairs tell its place, pairs like "of the" do not
 _BETWEEN_FILES = 0
+# A passage with a number that the text does not have there says something else, however alike the rest.
+_OTHER_NUMBERS = 0.5
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,8 @@ class QuoteIndex:
                 mine = "".join(words[here.a + here.size : there.a])
                 agreed += agreeing_letters(mine, "".join(theirs[here.b + here.size : there.b]))
             score = min(2.0 * agreed / total, 0.99)
+            if not _numbers_of(words) <= _numbers_of(theirs[first : last + 1]):
+                score = min(score, _OTHER_NUMBERS)
         return _Hit(start + first, start + last, score)
 
     # Places
@@ -253,6 +257,11 @@ def _named_files(documents: Sequence[Document]) -> Iterator[tuple[str, Sequence[
     for document in documents:
         for file in document.files:
             yield (file.path if paths[file.path] == 1 else f"{document.name}/{file.path}"), file.spans
+
+
+def _numbers_of(words: Sequence[str]) -> set[str]:
+    """The words with a digit in them."""
+    return {word for word in words if any(character.isdigit() for character in word)}
 
 
 def _densest(blocks: Sequence[Match], query_words: int) -> Sequence[Match]:
