@@ -20,7 +20,7 @@ import typer
 from typer.main import get_command
 
 import salalocal
-from salalocal.cli import ask, chat, doc, doctor, models, quantize, verify, window
+from salalocal.cli import ask, chat, doc, doctor, evaluate, models, quantize, verify, window
 from salalocal.cli.interrupt import EXIT_INTERRUPTED
 from salalocal.cli.terminal import print_error, stdout
 from salalocal.errors import BadInput, Cancelled, SalaError
@@ -55,7 +55,7 @@ def root(
         raise typer.Exit
 
 
-for verb in (chat, ask, doc, models, quantize, doctor, verify, window):
+for verb in (chat, ask, doc, models, quantize, doctor, verify, evaluate, window):
     verb.register(app)
 
 
