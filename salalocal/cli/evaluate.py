@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.status import Status
 
-from salalocal.cli.interrupt import cancel_on_interrupt
+from salalocal.cli.interrupt import EXIT_INTERRUPTED, cancel_on_interrupt
 from salalocal.cli.opening import choose_model, load_engine
 from salalocal.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption
 from salalocal.cli.terminal import LOG_EVERY_SECONDS, human_seconds, print_json, print_note, stderr, stdout
-from salalocal.errors import InvalidRequest
+from salalocal.errors import Cancelled, InvalidRequest
 from salalocal.evaluate.fact_rows import draw_rows, read_rows
 from salalocal.evaluate.lengths import format_length, parse_lengths
 from salalocal.evaluate.ruler.tasks import SINGLE_NEEDLE, choose_tasks
@@ -73,7 +74,7 @@ def facts(
 
     engine = load_engine(name, device, dtype)
     table = _FactsTable(silent=json)
-    with _Watch() as watch, cancel_on_interrupt() as cancel:
+    with _Watch() as watch, _stopping(), cancel_on_interrupt() as cancel:
         cells = evaluate_facts(
             engine,
             rows,
@@ -131,7 +132,7 @@ def ruler(
     from salalocal.evaluate.ruler.run import evaluate_ruler
 
     engine = load_engine(name, device, dtype)
-    with _Watch() as watch, cancel_on_interrupt() as cancel:
+    with _Watch() as watch, _stopping(), cancel_on_interrupt() as cancel:
         cells = evaluate_ruler(
             engine,
             chosen,
@@ -149,6 +150,16 @@ def ruler(
         print_json(_ruler_as_data(name, seed, layout, cells, lengths))
     else:
         _print_ruler(engine.name, cells, lengths)
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Ends a run that Ctrl-C stopped."""
+    try:
+        yield
+    except Cancelled as error:
+        print_note("stopped; what is not shown above is lost")
+        raise typer.Exit(EXIT_INTERRUPTED) from error
 
 
 class _Watch:

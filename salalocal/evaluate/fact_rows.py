@@ -87,10 +87,12 @@ def _row(where: str, number: int, line: str) -> FactRow:
 
 
 def _text(where: str, field: str, value: object) -> str:
+    if value is None:
+        _fail(where, field, "is missing")
     if not isinstance(value, str):
         _fail(where, field, f"must be text, not {json.dumps(value, default=str)[:40]}")
     if not value.strip():
-        _fail(where, field, "is missing" if not value else "is empty")
+        _fail(where, field, "is empty")
     return " ".join(value.split()) if field != "fact" else value.strip()
 
 

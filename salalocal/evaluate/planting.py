@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from random import Random
 
 from salalocal.documents import Document, SourceFile, Span
@@ -21,7 +22,7 @@ FACT_SHARE = 0.1
 """Of a text at most this share is facts: more of them, and it would no longer be a text that they are hidden in."""
 
 _ROOM_TOKENS = 160
-_TRIES_AT_THE_END = 40
+_CLOSING_TOKENS = 60
 _SENTENCE_ENDS = (".", "!", "?", '."', '!"', '?"', ".”", "!”", "?”", ".'", ".)")
 
 
@@ -120,22 +121,27 @@ def plant(facts: Sequence[str], length: int, tokenizer: Tokenizer, seed: str) ->
         )
     rng = Random(f"depths {seed}")
     places = dict(zip(rng.sample(gaps, len(facts)), facts, strict=True))
-    texts = [_paragraph(sentences, row, places) for row, sentences in enumerate(paragraphs)]
+    made = [_paragraph(sentences, row, places) for row, sentences in enumerate(paragraphs)]
+    texts = [text for text, _ in made]
     texts += _ending(filler, length - _prompt_tokens(_document(texts), tokenizer), tokenizer)
     document = _document(texts)
     tokens = _prompt_tokens(document, tokenizer)
-    return Planted(document, tokens, _locate(document, tokens, set(facts), places, tokenizer))
+    return Planted(document, tokens, _locate(document, tokens, [offsets for _, offsets in made], tokenizer))
 
 
-def _paragraph(sentences: Sequence[str], row: int, places: dict[tuple[int, int], str]) -> str:
-    """The sentences with the facts that come before them."""
-    parts: list[str] = []
+def _paragraph(sentences: Sequence[str], row: int, places: dict[tuple[int, int], str]) -> tuple[str, dict[str, int]]:
+    """The sentences with the facts that come before them, and at which character each fact begins."""
+    text, offsets, was_alone = "", dict[str, int](), False
     for at, sentence in enumerate(sentences):
         fact = places.get((row, at))
-        if fact is not None:
-            parts += [fact, " "] if _is_sentence(fact) else [*(["\n"] if parts else []), fact, "\n"]
-        parts += [sentence, " "]
-    return "".join(parts[:-1]).replace(" \n", "\n")
+        for part in (fact, sentence) if fact is not None else (sentence,):
+            is_alone = part is fact and not _is_sentence(part)
+            text += ("\n" if is_alone or was_alone else " ") if text else ""
+            was_alone = is_alone
+            if part is fact:
+                offsets[fact] = len(text)
+            text += part
+    return text, offsets
 
 
 def _is_sentence(fact: str) -> bool:
@@ -143,16 +149,21 @@ def _is_sentence(fact: str) -> bool:
 
 
 def _ending(filler: Filler, room: int, tokenizer: Tokenizer) -> list[str]:
-    """Paragraphs of one sentence that fill what is left, as nearly as a few tries can."""
+    """Paragraphs of one sentence that fill `room` tokens, but for two or three; nothing where that is too few."""
     texts: list[str] = []
-    for _ in range(_TRIES_AT_THE_END):
-        sentence = filler.sentence()
-        tokens = len(tokenizer.encode_text(sentence + "\n\n"))
+    while room > _CLOSING_TOKENS:
+        texts.append(filler.sentence())
+        room -= len(tokenizer.encode_text(texts[-1] + "\n\n"))
+    if room < 0:
+        room += len(tokenizer.encode_text(texts.pop() + "\n\n"))
+    closing = ""
+    for times in count():
+        longer = f"And so it went on{' and on' * times}."
         # One token to spare: the last span of a file is encoded with a further line end.
-        if tokens < room:
-            texts.append(sentence)
-            room -= tokens
-    return texts
+        if len(tokenizer.encode_text(longer + "\n\n")) >= room:
+            break
+        closing = longer
+    return [*texts, closing] if closing else texts
 
 
 def _document(texts: Sequence[str]) -> Document:
@@ -168,22 +179,19 @@ def _prompt_tokens(document: Document, tokenizer: Tokenizer) -> int:
 
 
 def _locate(
-    document: Document, tokens: int, facts: set[str], places: dict[tuple[int, int], str], tokenizer: Tokenizer
+    document: Document, tokens: int, offsets: Sequence[dict[str, int]], tokenizer: Tokenizer
 ) -> dict[str, PlantedFact]:
-    """The tokens of every fact, counted in the spans as the prompt encodes them."""
-    rows_of: dict[int, list[str]] = {}
-    for (row, _), fact in places.items():
-        rows_of.setdefault(row, []).append(fact)
+    """The tokens of every fact, counted in the spans as the prompt encodes them; `offsets` are those of its spans."""
     spans = document.files[0].spans
     texts = [span.text for span in spans[:-1]] + [spans[-1].text + "\n"]
     sizes = [len(tokenizer.encode_text(text)) for text in texts]
     at, found = tokens - sum(sizes), dict[str, PlantedFact]()
-    for row, (text, size) in enumerate(zip(texts, sizes, strict=True)):
-        for fact in rows_of.get(row, ()):
-            character = text.index(fact)
+    # The paragraphs at the end hold no facts.
+    endings = [dict[str, int]()] * (len(texts) - len(offsets))
+    for text, size, within in zip(texts, sizes, [*offsets, *endings], strict=True):
+        for fact, character in within.items():
             start = at + len(tokenizer.encode_text(text[:character].rstrip(" ")))
             end = at + len(tokenizer.encode_text(text[: character + len(fact)]))
             found[fact] = PlantedFact(start, max(end, start + 1), start / tokens)
         at += size
-    assert found.keys() == facts
     return found

@@ -33,7 +33,8 @@ def normalize(text: str) -> str:
         start += 1
     while end > start and _is_punctuation(text[end - 1]) and text[end - 1] not in "%#":
         end -= 1
-    return text[start:end].strip()
+    # What is nothing but signs is compared as it is.
+    return text[start:end].strip() or text
 
 
 def _is_punctuation(char: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from byte_engine import VOCABULARY, make_engine
 from naive_sala import tiny_config, write_model
 
 from salalocal.cli import main
+from salalocal.engine.engine import Engine
+from salalocal.engine.session import Session
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -129,3 +132,21 @@ def test_a_model_without_tokenizer_is_refused(run: Run, facts: Path, tmp_path: P
     code, _, err = run("facts", facts, "--length", "1K", "--model", tmp_path / "bare")
     assert code == 2
     assert "tokenizer" in err
+
+
+@pytest.mark.parametrize("verb", ["facts", "ruler"])
+def test_an_interrupt_ends_the_run_with_130(
+    run: Run, model: Path, facts: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    new_session = Engine.new_session
+
+    def press(self: Engine, record_selection: bool = False) -> Session:
+        signal.raise_signal(signal.SIGINT)
+        return new_session(self, record_selection)
+
+    monkeypatch.setattr(Engine, "new_session", press)
+    words = ["facts", facts, "--length", "1K"] if verb == "facts" else ["ruler", "--tasks", "vt", "--length", "4K"]
+    code, out, err = run(*words, "--model", model)
+    assert code == 130
+    assert out == ""
+    assert err == "stopped; what is not shown above is lost\n"

@@ -34,7 +34,7 @@ def test_rows_with_and_without_facts(tmp_path: Path) -> None:
         ("{", "JSON"),
         ("[1]", "JSON object"),
         ("[" * 100_000, "nested|JSON"),
-        ({"fact": "x"}, '"question"'),
+        ({"fact": "x"}, '"question" is missing'),
         ({**GOOD, "question": "  "}, '"question" is empty'),
         ({**GOOD, "question": 7}, '"question" must be text, not 7'),
         ({**GOOD, "answers": []}, '"answers"'),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_a_text_has_the_length_and_every_fact_once(tokenizer: Tokenizer, length:
     planted = plant(FACTS, length, tokenizer, "seed")
     prompt = tokenizer.encode_prompt([Message("user", "How long?")], [planted.document])
     assert planted.tokens == prompt.stable_tokens
-    assert length * 0.98 <= planted.tokens <= length
+    assert length - 8 <= planted.tokens <= length
     assert [text_of(planted).count(fact) for fact in FACTS] == [1] * len(FACTS)
 
 
@@ -44,6 +45,14 @@ def test_the_tokens_said_to_hold_a_fact_do(tokenizer: Tokenizer) -> None:
     for fact, place in planted.facts.items():
         assert tokenizer.decode(ids[place.start : place.end]).strip() == fact
         assert place.depth == place.start / planted.tokens
+
+
+def test_a_fact_within_another_keeps_its_own_place(tokenizer: Tokenizer) -> None:
+    facts = ["It is here.", "Ann said: It is here.", "Nobody knew. Ann said: It is here. So it was."]
+    for seed in range(8):
+        planted = plant(facts, 1024, tokenizer, f"{seed}")
+        places = sorted((place.start, place.end) for place in planted.facts.values())
+        assert all(one[1] <= other[0] for one, other in pairwise(places))
 
 
 def test_facts_stand_between_sentences_and_lines_of_code_alone(tokenizer: Tokenizer) -> None:

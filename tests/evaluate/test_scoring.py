@@ -21,7 +21,9 @@ from salalocal.training.statements import ABSENT_ANSWER
         ("12 %", "12 %"),
         ("$3.50", "$3.50"),
         ("948-987-8917", "948-987-8917"),
-        ("...", ""),
+        ("...", "..."),
+        (" + ", "+"),
+        ("", ""),
     ],
 )
 def test_normalize(text: str, normal: str) -> None:
@@ -32,6 +34,8 @@ def test_any_accepted_answer_counts_but_no_other() -> None:
     assert is_any(" The Quay.", ["the harbour", "the quay"])
     assert not is_any("the old quay", ["the quay"])
     assert not is_any("", ["the quay"])
+    assert not is_any("", ["..."])
+    assert not contains_any("the quay", ["..."])
 
 
 @pytest.mark.parametrize(
