@@ -142,7 +142,8 @@ def test_pages_and_passages_across_them() -> None:
     spans = (Span("It begins on the first page and\n", page=1), Span("ends on the second page.\n", page=2))
     book = Document("book", (SourceFile("book.pdf", spans),))
     assert only('"on the first page and ends on the second"', book) == QuoteMatch(
-        "on the first page and ends on the second", Place("book.pdf", 1), 1.0, True
+        *("on the first page and ends on the second", Place("book.pdf", 1), 1.0, True),
+        found="on the first page and ends on the second",
     )
     assert str(only('"ends on the second page"', book).place) == "book.pdf, page 2"
 
@@ -154,7 +155,9 @@ def test_passages_never_span_files() -> None:
 
 def test_scripts_without_spaces() -> None:
     shelf = document(a="第一行没有什么。\n灯塔建于一八七一年,由一位工程师建造。\n")
-    assert only("“灯塔建于一八七一年”", shelf) == QuoteMatch("灯塔建于一八七一年", Place("a", None, 2), 1.0, True)
+    assert only("“灯塔建于一八七一年”", shelf) == QuoteMatch(
+        "灯塔建于一八七一年", Place("a", None, 2), 1.0, True, "灯塔建于一八七一年"
+    )
     assert only("「灯塔建于一九七一年,由一位画家建造」", shelf).score < 1.0
     assert only("“月亮上面有一只白色的兔子”", shelf).place is None
 
@@ -237,3 +240,20 @@ def test_a_sentence_with_another_number_has_no_place(year: str) -> None:
     assert match_quotes(altered, [document]) == ()
     (kept,) = match_quotes(f'"{text.replace("last keeper", "very last keeper")}"', [document])
     assert kept.place is not None
+
+
+def test_a_similar_sentence_shows_the_documents_own_words() -> None:
+    document = Document("rock", (SourceFile("rock.md", (Span("The tower was designed by Eleanor Voss.", line=1),)),))
+    (quote,) = match_quotes('"The tower was built by Eleanor Voss."', [document])
+    assert quote.score < 1.0
+    assert quote.found == "The tower was designed by Eleanor Voss"
+    (absent,) = match_quotes('"The keepers drank nothing but tea."', [document])
+    assert (absent.place, absent.found) == (None, None)
+
+
+def test_an_unquoted_sentence_with_another_ending_has_no_place() -> None:
+    line = "The quick brown fox jumps over dog seven."
+    document = Document("fox", (SourceFile("fox.txt", (Span(line, line=1),)),))
+    assert match_quotes("The quick brown fox jumped over the fence.", [document]) == ()
+    (kept,) = match_quotes(line, [document])
+    assert kept.found == line.rstrip(".")

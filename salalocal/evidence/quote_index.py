@@ -23,10 +23,11 @@ from salalocal.documents import Document, Place, Span
 from salalocal.evidence.passages import Passage, find_passages, split_at_ellipses, split_by_words
 from salalocal.evidence.words import WORD, agreeing_letters, core, normal, plain, sign_likeness, word_count, words_of
 
-QUOTED_THRESHOLD = 0.75
+QUOTED_THRESHOLD = 0.8
 """A quoted passage that matches worse than this is not in the text."""
-UNQUOTED_THRESHOLD = 0.8
-"""An unquoted sentence that matches worse than this is the answer's own."""
+UNQUOTED_THRESHOLD = 0.9
+"""An unquoted sentence that matches worse than this is the answer's own. At 0.8 a sentence with one changed phrase
+("jumped over the fence" for "jumps over dog") counted as found."""
 UNQUOTED_WORDS = 6.0
 """Shorter unquoted sentences are common property and have no one place."""
 FUZZY_WORDS = 3.0
@@ -47,13 +48,15 @@ class QuoteMatch:
 
     `place` is where the match begins; None says that a quoted passage is not in the text. `score` is 1.0 for the same
     words in the same order with the same signs between them, and falls towards 0.0 with every difference.
-    `quoted` is True if the answer marks `text` as a quotation.
+    `quoted` is True if the answer marks `text` as a quotation. `found` are the documents' own words there, for
+    showing what really stands at the place where the score is below 1.0; None without a place.
     """
 
     text: str
     place: Place | None
     score: float
     quoted: bool
+    found: str | None = None
 
 
 def match_quotes(answer: str, documents: Sequence[Document]) -> tuple[QuoteMatch, ...]:
@@ -125,7 +128,8 @@ class QuoteIndex:
                 score = 0.0 if hit is None else round(hit.score, 4)
                 if hit is not None and score >= (QUOTED_THRESHOLD if passage.quoted else UNQUOTED_THRESHOLD):
                     after = hit.last + 1
-                    found[key] = QuoteMatch(text, self._place(hit.first), score, passage.quoted)
+                    there = " ".join(self._text(hit.first, hit.last, before=False, behind=False).split())
+                    found[key] = QuoteMatch(text, self._place(hit.first), score, passage.quoted, there)
                 else:
                     found[key] = QuoteMatch(text, None, score, quoted=True) if passage.quoted else None
 
