@@ -243,10 +243,12 @@ def test_a_sentence_with_another_number_has_no_place(year: str) -> None:
 
 
 def test_a_similar_sentence_shows_the_documents_own_words() -> None:
-    document = Document("rock", (SourceFile("rock.md", (Span("The tower was designed by Eleanor Voss.", line=1),)),))
-    (quote,) = match_quotes('"The tower was built by Eleanor Voss."', [document])
+    document = Document(
+        "rock", (SourceFile("rock.md", (Span("The tower was designed by Eleanor Voss, a bridge engineer.", line=1),)),)
+    )
+    (quote,) = match_quotes('"The tower was built by Eleanor Voss, a bridge engineer."', [document])
     assert quote.score < 1.0
-    assert quote.found == "The tower was designed by Eleanor Voss"
+    assert quote.found == "The tower was designed by Eleanor Voss, a bridge engineer"
     (absent,) = match_quotes('"The keepers drank nothing but tea."', [document])
     assert (absent.place, absent.found) == (None, None)
 
