@@ -44,6 +44,7 @@ def main() -> int:
         install_torch()
         say("installing salalocal")
         pip("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+        put_roots_on_path()
     except subprocess.CalledProcessError as error:
         print(f"setup: `{shlex.join(map(str, error.cmd))}` failed; see above.", file=sys.stderr)
         if "ensurepip" in error.cmd:
@@ -52,6 +53,19 @@ def main() -> int:
     STAMP.touch()
     say(f"ready in {time.monotonic() - began:.0f} s")
     return 0
+
+
+def put_roots_on_path() -> None:
+    """Names the four source roots in a .pth file.
+
+    Without it a program beside the clone, or `python -c` in its parent folder, takes the clone itself (a folder
+    called salalocal) for an empty package: pip's editable finder is asked only after the folders of the path.
+    """
+    code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    found = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True)
+    roots = [ROOT, ROOT / "kernels", ROOT / "quant", ROOT / "ui"]
+    pth = Path(found.stdout.strip()) / "salalocal-checkout.pth"
+    pth.write_text("".join(f"{root}\n" for root in roots), encoding="utf-8")
 
 
 def install_torch() -> None:

@@ -72,3 +72,12 @@ def test_demo_document_is_two_pages_and_says_what_its_source_says() -> None:
     texts = [page.get_textpage().get_text_bounded() for page in document]
     assert len(texts) == 2
     assert " ".join(" ".join(texts).split()) == " ".join(re.sub(r"^#+ |\*", "", source, flags=re.MULTILINE).split())
+
+
+def test_a_program_beside_the_clone_finds_the_package(tmp_path: Path) -> None:
+    if not (Path(sys.prefix) / ".ready").exists():
+        pytest.skip("this environment was not made by `make setup`")
+    (tmp_path / "salalocal").mkdir()  # as the clone lies in its parent folder
+    code = "import salalocal; print(salalocal.load.__name__)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == "load", run.stderr
