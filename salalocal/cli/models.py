@@ -73,7 +73,7 @@ def as_data(model: ModelDescription) -> dict[str, object]:
         "weight_bytes": model.weight_bytes,
         "tensor_types": dict(model.tensor_types),
         "quantization": None if config.quantization is None else config.quantization.as_json(),
-        "layers": list(config.mixer_types),
+        "layers": [_layer(kind, dense=sparse is None) for kind in config.mixer_types],
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
         "vocab_size": config.vocab_size,
@@ -110,7 +110,7 @@ def _rows(model: ModelDescription) -> list[tuple[str, str]]:
         ),
         (
             "heads",
-            f"{config.num_attention_heads} of {config.sparse_head_dim} in attention layers, "
+            f"{config.num_attention_heads} heads of {config.sparse_head_dim} dimensions in attention layers, "
             f"{config.num_key_value_heads} for keys and values",
         ),
         ("context", _context(model)),
@@ -120,7 +120,7 @@ def _rows(model: ModelDescription) -> list[tuple[str, str]]:
             6,
             (
                 "",
-                f"{config.num_attention_heads} of {config.head_dim} in lightning layers, "
+                f"{config.num_attention_heads} heads of {config.head_dim} dimensions in lightning layers, "
                 f"{config.lightning_nkv} for keys and values",
             ),
         )
@@ -160,6 +160,11 @@ def _context(model: ModelDescription) -> str:
     if config.rope_positions is not None:
         return f"{config.rope_positions:,} tokens (attention with positions: not more)"
     return f"trained at {config.max_position_embeddings:,} tokens; memory decides how many fit"
+
+
+def _layer(kind: str, *, dense: bool) -> str:
+    """The kind of one layer; "sparse" is the config's name also for layers that have nothing to select with."""
+    return "dense attention" if dense and kind == "sparse" else kind
 
 
 def _layers(kinds: tuple[str, ...], *, dense: bool) -> str:

@@ -75,7 +75,8 @@ def test_show_the_demo_model(run: Run) -> None:
     assert "with chat template" in rows["tokenizer"]
     data = run("show", "--json", "smollm2").data
     assert data["hard_context_tokens"] == 8192
-    assert data["layers"] == ["sparse"] * 30
+    assert data["layers"] == ["dense attention"] * 30
+    assert rows["heads"] == "9 heads of 64 dimensions in attention layers, 3 for keys and values"
     assert data["parameters"] == 134_515_008
 
 
@@ -91,6 +92,7 @@ def test_show_a_mixed_model_without_tokenizer(run: Run, golden_model: Path) -> N
     outcome = run("show", golden_model)
     assert outcome.code == 0
     assert "lightning" in outcome.out
+    assert set(run("show", "--json", golden_model).data["layers"]) <= {"lightning", "sparse"}
     assert "usable with token ids only" in outcome.out
     assert run("show", "--json", golden_model).data["tokenizer"] is False
 

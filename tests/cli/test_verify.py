@@ -55,13 +55,30 @@ def test_table(run: Run, scripted, tmp_path: Path) -> None:
     scripted(PASSED)
     outcome = run("verify", tmp_path)
     assert outcome.code == 0
-    header, row, ops, last = outcome.out.splitlines()
+    allowed, header, row, ops, last = outcome.out.splitlines()
+    assert allowed == (
+        "allowed in float32: logits below 1e-03, states below 1e-03, sets equal where their margin exceeds 1e-05, "
+        "no other likeliest token; see docs/correctness.md"
+    )
+    assert "beyond margin" in header
     assert header.split()[:4] == ["case", "chunk", "prefill", "decode"]
     assert row.split() == (
         ["p1_dense", "one", "shot", "3.1e-06", "4.2e-06", "5.3e-07", "1.0e-06", "2/410", "0", "0", "1.2", "s", "ok"]
     )
     assert ops == "kernels.ref: rms_norm, rope"
     assert last == "1 of 1 passed"
+
+
+def test_bfloat16_is_called_what_was_judged(run: Run, scripted, tmp_path: Path) -> None:
+    scripted(PASSED)
+    on_cpu = run("verify", "--dtype", "bfloat16", tmp_path).out.splitlines()
+    assert "at most 2 times the errors of plain PyTorch" in on_cpu[0]
+    assert "only that all are finite is judged" in on_cpu[0]
+    assert on_cpu[2].endswith("finite")
+    assert on_cpu[-1] == "1 of 1 finite"
+    on_gpu = run("verify", "--dtype", "bfloat16", "--device", "cuda", tmp_path).out.splitlines()
+    assert "finite" not in on_gpu[0]
+    assert on_gpu[2].endswith("ok")
 
 
 def test_a_failed_case_says_why_and_exits_with_1(run: Run, scripted, tmp_path: Path) -> None:
