@@ -120,6 +120,17 @@ def test_an_answer_is_followed_by_its_places_and_by_what_was_reused():
     assert "\n" not in after["content"], "a blank line would end the HTML block and start Markdown"
 
 
+def test_a_question_that_waits_says_for_what():
+    turns = (Turn("When?", waiting=True),)
+    activity = Activity("reading", "the documents", waiting=("When?",))
+    _, pending = chat_pane.chat_messages(view(turns=turns, activity=activity))
+    assert "Waiting for the reading" in pending["content"]
+    page = library_pane.status_html(view(activity=activity))
+    assert "When?</bdi></p>" in page, "two marks end the sentence"
+    page = library_pane.status_html(view(activity=Activity("reading", "", waiting=("book.pdf",))))
+    assert "book.pdf</bdi>.</p>" in page
+
+
 def test_ask_and_read_give_way_to_stop_and_cancel():
     assert chat_pane.answering(view(activity=Activity("answering", "q")))
     assert not library_pane.stoppable(view(activity=Activity("answering", "q")))

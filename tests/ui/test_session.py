@@ -197,8 +197,61 @@ def test_stop_also_drops_what_waits(engine, make_desk):
     desk.stop()
     engine.hold.set()
     view = settled(desk)
-    assert [turn.question for turn in view.turns] == ["first"]
-    assert [notice.text for notice in view.notices] == ["Stopped before it began: second."]
+    assert [turn.question for turn in view.turns] == ["first", "second"]
+    assert view.turns[1].notice.text == "Stopped before it began."
+    assert view.turns[1].finished
+    assert not view.turns[1].waiting
+    assert view.notices == ()
+
+
+def test_a_question_is_in_the_conversation_while_it_waits_for_the_reading(engine, make_desk, book):
+    engine.hold = threading.Event()
+    desk = make_desk(engine)
+    desk.add(book)
+    settled(desk)
+    desk.read()
+    assert engine.reached.wait(5)
+    desk.ask("When?")
+    (turn,) = desk.view().turns
+    assert (turn.question, turn.waiting, turn.finished) == ("When?", True, False)
+    engine.hold.set()
+    (turn,) = settled(desk).turns
+    assert (turn.answer, turn.waiting) == ("The harbour was built in 1893.", False)
+
+
+def test_a_new_conversation_keeps_the_question_that_waits_behind_it(engine, make_desk):
+    engine.hold = threading.Event()
+    desk = make_desk(engine)
+    desk.ask("first")
+    assert engine.reached.wait(5)
+    desk.new_conversation()
+    desk.ask("second")
+    engine.hold.set()
+    (turn,) = settled(desk).turns
+    assert (turn.question, turn.answer) == ("second", "The harbour was built in 1893.")
+
+
+def test_every_document_that_fails_leaves_its_own_notice(engine, make_desk, book, tmp_path):
+    desk = make_desk(engine)
+    desk.add(tmp_path / "gone.md", book, tmp_path / "lost.md")
+    view = settled(desk)
+    assert [item.name for item in view.items] == ["harbour.md"]
+    assert [Path(notice.text.split(":")[0]).name for notice in view.notices] == ["gone.md", "lost.md"]
+
+
+def test_a_question_too_long_with_the_documents_names_the_largest_until_one_is_gone(engine, make_desk, book):
+    engine.limit = 202
+    desk = make_desk(engine)
+    desk.add(book)
+    desk.ask("When was all of it built?")
+    view = settled(desk)
+    notice = view.turns[0].notice
+    assert notice.tone == "refused"
+    assert "Take away 5 or more; largest: harbour.md (200)." in notice.text
+    desk.remove(view.items[0].id)
+    notice = settled(desk).turns[0].notice
+    assert notice.tone == "info"
+    assert notice.text.startswith("Not answered")
 
 
 def test_a_document_added_later_is_read_behind_the_others(engine, make_desk, book, tmp_path):

@@ -16,12 +16,19 @@ from gradio.components.chatbot import Message, MessageDict
 
 import salalocal
 from salalocal_ui.library_pane import notice_html
-from salalocal_ui.state import Turn, View
+from salalocal_ui.state import Task, Turn, View
 from salalocal_ui.wording import rate, safe, shortened, tokens
 
 LONGEST_QUOTE = 160
 LONGEST_PLACE = 200
 LONGEST_QUESTION = 20_000
+
+WAITING_FOR: dict[Task, str] = {
+    "adding": "Waiting until the document is counted",
+    "reading": "Waiting for the reading",
+    "answering": "Waiting for the answer above",
+    "tidying": "Waiting for a moment",
+}
 
 # No single dollar sign: documents are full of prices.
 LATEX_DELIMITERS: list[dict[str, str | bool]] = [
@@ -96,7 +103,7 @@ def placeholder(view: View) -> str:
     if view.unread_tokens:
         return (
             "## Ready to read\n"
-            "Press **Read** to read it now and ask many questions afterwards, "
+            "Press **Read** to have the documents read now and ask many questions afterwards, "
             "or ask straight away: what is unread is read first."
         )
     return "## Read to the end\nAsk what you want to know. Ask for quotes to see where they stand."
@@ -115,11 +122,18 @@ def chat_messages(view: View) -> list[Message | MessageDict]:
         if turn.answer:
             messages.append({"role": "assistant", "content": turn.answer})
         elif not turn.finished:
-            messages.append({"role": "assistant", "content": '<p class="sl-thinking">…</p>'})
+            messages.append({"role": "assistant", "content": f'<p class="sl-thinking">{_thinking(turn, view)}</p>'})
         after = after_html(turn)
         if after:
             messages.append({"role": "assistant", "content": after})
     return messages
+
+
+def _thinking(turn: Turn, view: View) -> str:
+    """What stands where the answer will be, while there is none."""
+    if not turn.waiting or view.activity is None:
+        return "…"
+    return WAITING_FOR[view.activity.task]
 
 
 def after_html(turn: Turn) -> str:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import gradio as gr
 
+from salalocal_ui.notices import does_not_fit
 from salalocal_ui.state import Activity, FileCount, Item, Notice, View
-from salalocal_ui.wording import counted, rate, safe, sentence, shortened, time_left, tokens
+from salalocal_ui.wording import counted, ended, rate, safe, sentence, shortened, time_left, tokens
 
 # A folder of 20,000 files is counted in full and shown in part: a page with that many rows stops a browser.
 MOST_ROWS = 400
@@ -219,13 +220,7 @@ def verdict(view: View) -> tuple[Notice, ...]:
     """What there is to know about the length before any reading: it does not fit, or it is unusually long."""
     if not view.surplus_tokens:
         return (Notice(sentence(view.length_note)),) if view.length_note else ()
-    largest = sorted(view.items, key=lambda item: -item.tokens)[:3]
-    names = ", ".join(f"{item.name} ({item.tokens:,})" for item in largest)
-    text = (
-        f"This does not fit: {tokens(view.total_tokens)}, and the model holds {view.limit_tokens:,} with question "
-        f"and answer. Take away {view.surplus_tokens:,} or more; largest: {names}."
-    )
-    return (Notice(text, "refused"),)
+    return (does_not_fit(view.total_tokens, view.limit_tokens, view.items),)
 
 
 def notice_html(notice: Notice) -> str:
@@ -278,6 +273,11 @@ def _doing(activity: Activity) -> str:
 def _waiting_html(activity: Activity) -> str:
     if not activity.waiting:
         return ""
-    labels = ", ".join(safe(shortened(label, 40)) for label in activity.waiting[:3])
-    more = f" and {len(activity.waiting) - 3} more" if len(activity.waiting) > 3 else ""
-    return f'<p class="sl-notice sl-info" role="status">Waiting until this is done: {labels}{more}.</p>'
+    labels = [shortened(label, 40) for label in activity.waiting[:3]]
+    text = ", ".join(safe(label) for label in labels)
+    if len(activity.waiting) > len(labels):
+        text += f" and {len(activity.waiting) - len(labels)} more."
+    else:
+        # A label that ends like a sentence, as a question does, takes no second mark.
+        text += ended(labels[-1])[len(labels[-1]) :]
+    return f'<p class="sl-notice sl-info" role="status">Waiting until this is done: {text}</p>'

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import salalocal
-from salalocal import BadInput, SalaError
-from salalocal_ui.state import Notice
-from salalocal_ui.wording import sentence
+from salalocal import BadInput, ContextTooLong, SalaError
+from salalocal_ui.state import Item, Notice
+from salalocal_ui.wording import sentence, tokens
 
 STOPPED = Notice("Stopped. What was read is kept.")
+NOT_BEGUN = Notice("Stopped before it began.")
+DID_NOT_FIT = Notice("Not answered: it did not fit with the documents there were then. Ask again.")
+LARGEST_NAMED = 3
 
 
-def refusal(error: SalaError) -> Notice:
-    """An error of ours as a sentence on the page."""
+def refusal(error: SalaError, items: Sequence[Item] = ()) -> Notice:
+    """An error of ours as a sentence on the page; one for length names the largest of `items`."""
+    if isinstance(error, ContextTooLong) and items:
+        return does_not_fit(error.needed_tokens, error.limit_tokens, items)
     return Notice(sentence(str(error)), "refused" if isinstance(error, BadInput) else "failed")
+
+
+def does_not_fit(needed_tokens: int, limit_tokens: int, items: Sequence[Item]) -> Notice:
+    """A refusal for length, with how much has to go and the documents that weigh most."""
+    largest = sorted(items, key=lambda item: -item.tokens)[:LARGEST_NAMED]
+    names = ", ".join(f"{item.name} ({item.tokens:,})" for item in largest)
+    text = (
+        f"This does not fit: {tokens(needed_tokens)}, and the model holds {limit_tokens:,} with question "
+        f"and answer. Take away {needed_tokens - limit_tokens:,} or more; largest: {names}."
+    )
+    return Notice(text, "refused")
 
 
 def unforeseen(error: BaseException) -> Notice:

@@ -72,8 +72,7 @@ def _wire(page: gr.Blocks, desk: Desk, library: LibraryPane, chat: ChatPane) -> 
     }
 
     async def on_drop(paths: list[str] | None) -> AsyncIterator[Update]:
-        for path in paths or ():
-            desk.add(Path(path), then_delete=True)
+        desk.add(*map(Path, paths or ()), then_delete=True)
         async for update in watch(first={library.drop: gr.File(value=None)}):
             yield update
 

@@ -14,26 +14,22 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import salalocal
-from salalocal import Cancelled, Document, Engine, InvalidRequest, SalaError, Session
-from salalocal_ui.notices import STOPPED, ending, refusal, unforeseen
-from salalocal_ui.state import Activity, FileCount, Item, Notice, Reading, Task, Turn, View, messages_of
+from salalocal import Cancelled, ContextTooLong, Document, Engine, InvalidRequest, SalaError, Session
+from salalocal_ui.conversation import Conversation
+from salalocal_ui.jobs import Job, activity_of
+from salalocal_ui.notices import NOT_BEGUN, STOPPED, ending, refusal, unforeseen
+from salalocal_ui.state import FileCount, Item, Notice, Reading, View
+from salalocal_ui.wording import ended
 
 logger = logging.getLogger(__name__)
 
 # So that taking a document away or adding one in between re-reads at most this much before it.
 CHECKPOINT_EVERY_TOKENS = 65536
-
-
-@dataclass
-class _Job:
-    task: Task
-    label: str
-    cancel: threading.Event = field(default_factory=threading.Event)
-    reading: Reading | None = None
 
 
 class Desk:
@@ -56,12 +52,12 @@ class Desk:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="salalocal-desk")
         self._lock = threading.Lock()
         # Everything below is read and written under the lock.
-        self._jobs: list[_Job] = []
+        self._jobs: list[Job] = []
         self._version = 0
         self._next_id = 1
         self._items: list[Item] = []
         self._documents: dict[int, Document] = {}
-        self._turns: list[Turn] = []
+        self._conversation = Conversation()
         self._notices: list[Notice] = []
         self._total_tokens = 0
         self._read_tokens = 0
@@ -85,35 +81,42 @@ class Desk:
                 total_tokens=self._total_tokens,
                 limit_tokens=self._limit_tokens,
                 length_note=self._length_note,
-                activity=self._activity(),
+                activity=activity_of(self._jobs),
                 notices=tuple(self._notices),
-                turns=tuple(self._turns),
+                turns=self._conversation.turns,
             )
 
-    def add(self, path: Path, *, then_delete: bool = False) -> None:
-        """Put a file, folder or archive on the shelf and count its tokens.
+    def add(self, *paths: Path, then_delete: bool = False) -> None:
+        """Put files, folders or archives on the shelf and count their tokens.
 
-        `then_delete`: the path is an uploaded copy of ours; it goes as soon as its text is here.
+        `then_delete`: the paths are uploaded copies of ours; each goes as soon as its text is here.
         """
-        self._submit("adding", path.name or str(path), lambda job: self._add(path, then_delete, job))
+        self._submit(
+            *((Job("adding", path.name or str(path)), partial(self._add, path, then_delete)) for path in paths)
+        )
 
     def remove(self, item_id: int) -> None:
         """Take a document off the shelf; ids that are not there are ignored."""
-        self._submit("tidying", "taking a document away", lambda _job: self._remove(item_id))
+        self._submit((Job("tidying", "taking a document away"), lambda _job: self._remove(item_id)))
 
     def read(self) -> None:
         """Read what is on the shelf and not read yet; goes on where a stopped reading ended."""
-        self._submit("reading", "the documents", self._read_documents)
+        self._submit((Job("reading", "the documents"), self._read_documents))
 
     def ask(self, question: str) -> None:
-        """Ask about the documents; what is unread is read first. An empty question is ignored."""
+        """Ask about the documents; what is unread is read first. An empty question is ignored.
+
+        The turn is in the view at once, also while it waits.
+        """
         question = question.strip()
         if question:
-            self._submit("answering", question, lambda job: self._ask(question, job))
+            with self._lock:
+                job = Job("answering", question, self._conversation.ask(question))
+            self._submit((job, partial(self._ask, question)))
 
     def new_conversation(self) -> None:
         """Forget the turns, keep what was read."""
-        self._submit("tidying", "a new conversation", lambda _job: self._forget_turns())
+        self._submit((Job("tidying", "a new conversation"), lambda _job: self._forget_turns()))
 
     def stop(self) -> None:
         """Stop what runs and drop what waits; keeps what was read and said."""
@@ -130,19 +133,22 @@ class Desk:
 
     # ---- requests -------------------------------------------------------------------------------------------
 
-    def _submit(self, task: Task, label: str, work: Callable[[_Job], None]) -> None:
-        job = _Job(task, label)
+    def _submit(self, *requests: tuple[Job, Callable[[Job], None]]) -> None:
+        """Queue requests made together: none of them clears the notice that another one left."""
         with self._lock:
             if not self._jobs:
                 self._notices.clear()
-            self._jobs.append(job)
+            self._jobs += [job for job, _work in requests]
             self._version += 1
-        future = self._pool.submit(self._run, job, work)
-        future.add_done_callback(lambda done: self._finish(job, done))
+        for job, work in requests:
+            self._pool.submit(self._run, job, work).add_done_callback(partial(self._finish, job))
 
-    def _run(self, job: _Job, work: Callable[[_Job], None]) -> None:
+    def _run(self, job: Job, work: Callable[[Job], None]) -> None:
         if job.cancel.is_set():
-            self._notify(Notice(f"Stopped before it began: {job.label}."))
+            if job.turn_id is None:
+                self._notify(Notice(ended(f"Stopped before it began: {job.label}")))
+            else:
+                self._change_turn(job, waiting=False, finished=True, notice=NOT_BEGUN)
             return
         try:
             work(job)
@@ -151,7 +157,7 @@ class Desk:
         except SalaError as error:
             self._notify(refusal(error))
 
-    def _finish(self, job: _Job, future: Future[None]) -> None:
+    def _finish(self, job: Job, future: Future[None]) -> None:
         try:
             error = future.exception()
         except CancelledError:
@@ -169,21 +175,9 @@ class Desk:
             self._notices.append(notice)
             self._version += 1
 
-    def _activity(self) -> Activity | None:
-        if not self._jobs:
-            return None
-        running, *waiting = self._jobs
-        return Activity(
-            task=running.task,
-            label=running.label,
-            reading=running.reading,
-            stopping=running.cancel.is_set(),
-            waiting=tuple(job.label for job in waiting),
-        )
-
     # ---- the shelf ------------------------------------------------------------------------------------------
 
-    def _add(self, path: Path, then_delete: bool, job: _Job) -> None:
+    def _add(self, path: Path, then_delete: bool, job: Job) -> None:
         name = job.label
 
         def on_progress(done_files: int, total_files: int) -> None:
@@ -203,7 +197,7 @@ class Desk:
                 raise salalocal.BadDocument(f"there is no text to read in {document.name}: {reason}")
             counts = self._count_files(document, job)
         except Cancelled:
-            self._notify(Notice(f"Stopped; not added: {name}."))
+            self._notify(Notice(ended(f"Stopped; not added: {name}")))
             return
         finally:
             if then_delete:
@@ -215,7 +209,7 @@ class Desk:
             self._documents[item.id] = document
         self._shelf_changed()
 
-    def _count_files(self, document: Document, job: _Job) -> tuple[FileCount, ...]:
+    def _count_files(self, document: Document, job: Job) -> tuple[FileCount, ...]:
         counts = []
         for file in document.files:
             self._look_at_stop(job)
@@ -223,7 +217,7 @@ class Desk:
             counts.append(FileCount(file.path, len(ids)))
         return tuple(counts)
 
-    def _look_at_stop(self, job: _Job) -> None:
+    def _look_at_stop(self, job: Job) -> None:
         if job.cancel.is_set():
             with self._lock:
                 raise Cancelled(self._read_tokens)
@@ -231,7 +225,8 @@ class Desk:
     def _remove(self, item_id: int) -> None:
         with self._lock:
             self._items = [item for item in self._items if item.id != item_id]
-            self._documents.pop(item_id, None)
+            if self._documents.pop(item_id, None) is not None:
+                self._conversation.document_gone()
         self._shelf_changed()
 
     def _shelf_changed(self) -> None:
@@ -254,7 +249,7 @@ class Desk:
 
     # ---- reading and answering ------------------------------------------------------------------------------
 
-    def _read_documents(self, job: _Job) -> None:
+    def _read_documents(self, job: Job) -> None:
         ids = self._ids
         if not ids:
             return
@@ -288,30 +283,31 @@ class Desk:
                 job.reading = None
                 self._version += 1
 
-    def _show_reading(self, job: _Job, done: int, total: int, progress: salalocal.Progress) -> None:
+    def _show_reading(self, job: Job, done: int, total: int, progress: salalocal.Progress) -> None:
         with self._lock:
             job.reading = Reading(done, total, progress.tokens_per_second, progress.seconds_left)
             self._version += 1
 
-    def _ask(self, question: str, job: _Job) -> None:
+    def _ask(self, question: str, job: Job) -> None:
         with self._lock:
-            messages = [*messages_of(self._turns), salalocal.Message(role="user", content=question)]
+            messages = self._conversation.prompt(question)
             documents = list(self._documents.values())
-            self._turns.append(Turn(question))
-            self._version += 1
+            items = tuple(self._items)
+        self._change_turn(job, waiting=False)
         try:
             self._read_documents(job)
             self._answer(messages, documents, job)
         except Cancelled:
-            self._change_turn(notice=STOPPED)
+            self._change_turn(job, notice=STOPPED)
         except SalaError as error:
             # The half-made session may hold part of this question; the next one starts from the documents.
             self._talk = None
-            self._change_turn(notice=refusal(error))
+            too_long = isinstance(error, ContextTooLong) and bool(items)
+            self._change_turn(job, notice=refusal(error, items), too_long=too_long)
         finally:
-            self._change_turn(finished=True)
+            self._change_turn(job, finished=True)
 
-    def _answer(self, messages: list[salalocal.Message], documents: list[Document], job: _Job) -> None:
+    def _answer(self, messages: list[salalocal.Message], documents: list[Document], job: Job) -> None:
         if self._talk is None:
             self._talk = self._reader.fork() if self._reader is not None else self._engine.new_session()
         answer: list[str] = []
@@ -323,24 +319,24 @@ class Desk:
             elif isinstance(event, salalocal.Token):
                 answer.append(event.text)
                 self._end_reading(job)
-                self._change_turn(answer="".join(answer))
+                self._change_turn(job, answer="".join(answer))
             elif isinstance(event, salalocal.Evidence):
-                self._change_turn(quotes=event.quotes)
+                self._change_turn(job, quotes=event.quotes)
             else:
-                self._change_turn(usage=event.usage, notice=ending(event.finish_reason, self._sampling))
+                self._change_turn(job, usage=event.usage, notice=ending(event.finish_reason, self._sampling))
 
-    def _end_reading(self, job: _Job) -> None:
+    def _end_reading(self, job: Job) -> None:
         with self._lock:
             job.reading = None
 
-    def _change_turn(self, **changes: object) -> None:
+    def _change_turn(self, job: Job, **changes: object) -> None:
         with self._lock:
-            if self._turns:
-                self._turns[-1] = replace(self._turns[-1], **changes)  # type: ignore[arg-type]
+            if job.turn_id is not None:
+                self._conversation.change(job.turn_id, **changes)
             self._version += 1
 
     def _forget_turns(self) -> None:
         self._talk = None
         with self._lock:
-            self._turns.clear()
+            self._conversation.forget()
             self._version += 1

@@ -74,6 +74,7 @@ class Turn:
 
     `answer` grows while tokens arrive; `quotes` and `usage` come at the end; `notice` says that the answer was
     stopped, cut at the length limit, or refused. A turn without an answer is not part of the next prompt.
+    `waiting`: its turn has not come yet; `too_long`: the notice is a refusal for the length of the documents.
     """
 
     question: str
@@ -82,6 +83,8 @@ class Turn:
     usage: salalocal.Usage | None = None
     notice: Notice | None = None
     finished: bool = False
+    waiting: bool = False
+    too_long: bool = False
 
 
 @dataclass(frozen=True)

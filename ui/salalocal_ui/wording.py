@@ -48,6 +48,11 @@ def shortened(text: str, characters: int) -> str:
     return line if len(line) <= characters else line[: characters - 1].rstrip() + "…"
 
 
+def ended(text: str) -> str:
+    """The text with a full stop, unless it ends like a sentence already, as a question does."""
+    return text if text.endswith((".", "?", "!", "…")) else text + "."
+
+
 def sentence(text: str) -> str:
     """The text beginning with a capital, unless its first word is a name such as 'notes.md'."""
     first, space, rest = text.partition(" ")
