@@ -132,15 +132,15 @@ def test_a_refusal_is_one_sentence_on_the_page_and_taking_away_mends_it(scripted
         assert page.get_by_role("alert").count() == 0
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_cleanly_and_leaves_no_files(tmp_path, how):
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_it_ends_cleanly_and_leaves_no_files(tmp_path, how, code):
     book = tmp_path / "book.md"
     book.write_text(" ".join(f"word{n}" for n in range(5000)))
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     with running([*SCRIPTED, "--slow", str(book)], temporary) as window:
         assert list(temporary.glob("salalocal-ui-*"))
-        assert window.end(how) == 0
+        assert window.end(how) == code
     log = (temporary / "window.log").read_text()
     assert len(log.strip().splitlines()) == 1, log
     assert list(temporary.glob("salalocal-ui-*")) == []
@@ -157,9 +157,19 @@ def test_ctrl_c_ends_cleanly_while_the_page_is_open_and_watching(tmp_path):
         page.goto(window.url)
         page.get_by_role("button", name="Read 8,000 tokens").click()
         page.locator(".sl-bar:not([aria-valuenow='0'])").wait_for()
-        assert window.end() == 0
+        assert window.end() == 130
     log = (temporary / "window.log").read_text()
     assert len(log.strip().splitlines()) == 1, log
+
+
+def test_paths_that_are_not_there_are_one_sentence_before_the_model_is_loaded(tmp_path):
+    command = [sys.executable, "-m", "salalocal", "ui", "gone.md", "lost.pdf", "--model", "no-such-model"]
+    done = subprocess.run(
+        [*command, "--port", "0", "--no-browser"], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "gone.md, lost.pdf: there are no such files or folders" in done.stderr
 
 
 def test_a_taken_port_is_one_sentence_with_the_way_out(tmp_path):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 import salalocal
-from salalocal import Engine, InvalidRequest
+from salalocal import BadDocument, Engine, InvalidRequest
 from salalocal_ui.session import Desk
 
 if TYPE_CHECKING:
@@ -48,9 +48,12 @@ def run(
     folders put on the shelf at the start. `port`: 0 takes any free one.
 
     Raises:
+        BadDocument: a path does not exist.
         InvalidRequest: `host` is not this machine, or the port is taken or out of range.
         SalaError: the model cannot be loaded.
+        KeyboardInterrupt: Ctrl-C, after everything is put away.
     """
+    refuse_missing(documents)
     name = model or DEFAULT_MODEL
     with listen(host, port) as listener:
         sys.stderr.write(f"Loading {Path(name).name}\n")
@@ -66,15 +69,31 @@ def serve(
     documents: Sequence[Path] = (),
     open_browser: bool = False,
 ) -> None:
-    """Serve a loaded engine on a listening socket until Ctrl-C; returns once everything is put away."""
+    """Serve a loaded engine on a listening socket until SIGTERM; everything is put away at the end.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended it, so that its exit code is the same as while the model was loading.
+    """
     with temporary_uploads():
         desk = Desk(engine, model_name=model_name)
         try:
-            for path in documents:
-                desk.add(path)
+            desk.add(*documents)
             _run_server(desk, listener, open_browser)
         finally:
             desk.close()
+
+
+def refuse_missing(paths: Sequence[Path]) -> None:
+    """A mistyped path must not wait for a model to load, nor for somebody to look at the page.
+
+    Raises:
+        BadDocument: names every path that is not there.
+    """
+    missing = [str(path) for path in paths if not os.path.exists(path.expanduser())]
+    if len(missing) == 1:
+        raise BadDocument(f"{missing[0]}: there is no such file or folder")
+    if missing:
+        raise BadDocument(f"{', '.join(missing)}: there are no such files or folders")
 
 
 @contextmanager
@@ -159,7 +178,8 @@ def _run_server(desk: Desk, listener: socket.socket, open_browser: bool) -> None
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:
-        return
+        if server.interrupted:
+            raise
     finally:
         if in_main_thread:
             signal.signal(signal.SIGTERM, before)
@@ -171,8 +191,10 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
         super().__init__(config)
         self._desk = desk
+        self.interrupted = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.interrupted = self.interrupted or sig == signal.SIGINT
         self._desk.closing = True
         super().handle_exit(sig, frame)
 
