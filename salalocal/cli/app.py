@@ -12,24 +12,49 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
 import salalocal
 from salalocal.cli import ask, chat, doc, doctor, evaluate, models, quantize, verify, window
-from salalocal.cli.interrupt import EXIT_INTERRUPTED
+from salalocal.cli.interrupt import EXIT_INTERRUPTED, say_stopped
 from salalocal.cli.terminal import print_error, stdout
 from salalocal.errors import BadInput, Cancelled, SalaError
 
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
 
+
+@contextmanager
+def _saying_stopped() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        say_stopped()
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+class _Verbs(TyperGroup):
+    """Says that Ctrl-C ended a verb; typer by itself would only turn it into an exit code."""
+
+    def make_context(self, *arguments: Any, **named: Any) -> Any:
+        with _saying_stopped():
+            return super().make_context(*arguments, **named)
+
+    def invoke(self, *arguments: Any) -> Any:
+        with _saying_stopped():
+            return super().invoke(*arguments)
+
+
 app = typer.Typer(
     name="salalocal",
+    cls=_Verbs,
     help="Read whole documents into a language model on this machine, and ask about them.",
     add_completion=False,
     rich_markup_mode=None,
@@ -60,11 +85,7 @@ for verb in (chat, ask, doc, models, quantize, doctor, verify, evaluate, window)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command line and leave the process with its exit code.
-
-    Args:
-        arguments: the words after `salalocal`; those of the process when None.
-    """
+    """As `salalocal.cli.main`, which deals with Ctrl-C before and after."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -107,6 +128,7 @@ def _report(error: SalaError, debug: bool, code: int) -> int:
 def _unexpected(kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
     """`sys.excepthook` of a run without --debug: an error nobody foresaw, still in one line."""
     if issubclass(kind, KeyboardInterrupt):
+        say_stopped()
         return
     detail = f": {error}" if str(error) else ""
     print_error(f"unexpected {kind.__name__}{detail} (the same command with --debug shows where)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,7 @@ def test_every_verb_is_on_the_page() -> None:
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys, salalocal.cli; sys.exit('torch' in sys.modules or 'gradio' in sys.modules)"
+    code = "import sys, salalocal.cli.app; sys.exit('torch' in sys.modules or 'gradio' in sys.modules)"
     assert python("-c", code).returncode == 0
 
 
@@ -97,6 +98,49 @@ def test_a_failure_that_input_cannot_mend_exits_with_1(
     outcome = run("ask", book, "What?")
     assert outcome.code == 1
     assert outcome.err == "error: the GPU is gone\n"
+
+
+LOADING = """
+import sys, salalocal
+def load(name, device, dtype):
+    print("loading", flush=True)
+    while True:
+        pass
+salalocal.load = load
+from salalocal.cli import main
+main(sys.argv[1:])
+"""
+
+IMPORTING = """
+import sys
+from salalocal.cli import main
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "typer":
+            print("importing", flush=True)
+            while True:
+                pass
+sys.meta_path.insert(0, Finder())
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent there")
+@pytest.mark.parametrize("code", [LOADING, IMPORTING], ids=["loading", "importing"])
+def test_ctrl_c_before_there_is_an_engine(book: Path, code: str) -> None:
+    words = [sys.executable, "-c", code, "ask", str(book), "What?"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().strip() in ("loading", "importing")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert process.stderr.read() == "stopped\n"
+
+
+def test_a_light_start_hears_ctrl_c() -> None:
+    code = "import sys, salalocal.cli; sys.exit('typer' in sys.modules or 'rich' in sys.modules)"
+    assert python("-c", code).returncode == 0
 
 
 def test_a_closed_pipe_is_no_error() -> None:
