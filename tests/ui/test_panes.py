@@ -120,6 +120,17 @@ def test_an_answer_is_followed_by_its_places_and_by_what_was_reused():
     assert "\n" not in after["content"], "a blank line would end the HTML block and start Markdown"
 
 
+def test_what_is_not_word_for_word_shows_the_documents_own_words():
+    place = salalocal.Place("book.pdf", page=3)
+    similar = salalocal.QuoteMatch("It was built in 1894.", place, 0.9, False, found="It was begun in 1893.")
+    exact = salalocal.QuoteMatch("Every ship was blue.", place, 1.0, True, found="Every  ship was blue.")
+    page = chat_pane.after_html(Turn("q", "a", quotes=(similar, exact), finished=True))
+    assert "begun in 1893" in page
+    assert "1894" not in page
+    assert page.count("similar, not word for word") == 1
+    assert page.index("similar") < page.index("Every ship was blue.")
+
+
 def test_a_question_that_waits_says_for_what():
     turns = (Turn("When?", waiting=True),)
     activity = Activity("reading", "the documents", waiting=("When?",))

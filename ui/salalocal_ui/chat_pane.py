@@ -150,12 +150,16 @@ def after_html(turn: Turn) -> str:
 
 
 def _quote_html(quote: salalocal.QuoteMatch) -> str:
-    text = safe(shortened(quote.text, LONGEST_QUOTE))
-    marked = f"<q>{text}</q>" if quote.quoted else text
+    # What stands above a place is what stands at that place, also where the answer says it differently.
+    similar = quote.place is not None and quote.score < 1.0
+    found = quote.found if similar else None
+    text = safe(shortened(found or quote.text, LONGEST_QUOTE))
+    marked = f"<q>{text}</q>" if quote.quoted or found else text
     if quote.place is None:
         return f'<li class="sl-missing">{marked} <span class="sl-place">not in the text</span></li>'
     place = safe(shortened(str(quote.place), LONGEST_PLACE))
-    return f'<li>{marked} <span class="sl-place">{place}</span></li>'
+    label = ' <span class="sl-similar">similar, not word for word</span>' if similar else ""
+    return f'<li>{marked} <span class="sl-place">{place}{label}</span></li>'
 
 
 def usage_line(usage: salalocal.Usage) -> str:
