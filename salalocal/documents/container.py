@@ -23,11 +23,11 @@ _PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)  # LZM
 _ENCRYPTED = 0x1
 
 
-def open_container(source: BinaryIO | bytes, limits: Limits) -> zipfile.ZipFile:
+def open_container(source: BinaryIO | bytes, limits: Limits, *, kind: str = "a zip archive") -> zipfile.ZipFile:
     """The archive in `source`, checked as a whole: number of members, sizes, ratio, overlaps.
 
     The declared sizes can be trusted this far: zipfile never unpacks more of a member than it declares.
-    Raises BadDocument if the archive is damaged or exceeds a limit.
+    Raises BadDocument if the archive is damaged, and so not of its `kind`, or exceeds a limit.
     """
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     stream.seek(0, io.SEEK_END)
@@ -38,7 +38,7 @@ def open_container(source: BinaryIO | bytes, limits: Limits) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(stream)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise BadDocument(f"is damaged or is no zip archive ({error})") from error
+        raise BadDocument(f"is damaged or not {kind} ({error})") from error
     members = archive.infolist()
     if len(members) > limits.archive_files:
         raise BadDocument(f"holds {len(members):,} files; an archive may hold {limits.archive_files:,}")

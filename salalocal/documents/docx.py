@@ -37,14 +37,14 @@ def parse_docx(data: bytes, limits: Limits) -> tuple[Span, ...]:
     """
     if data.startswith(_OLE):
         raise BadDocument("needs a password, or is an old .doc file: save it in Word as .docx without a password")
-    open_container(data, limits).close()
+    open_container(data, limits, kind="a Word document").close()
     try:
         document = docx.Document(io.BytesIO(data))
         lines = list(_block_lines(document.element.body))
         for ending, kind in _NOTES:
             lines += _note_lines(document, ending, kind)
     except (PackageNotFoundError, KeyError, ValueError, AttributeError, etree.XMLSyntaxError) as error:
-        raise BadDocument(f"is damaged or is no Word document ({error})") from error
+        raise BadDocument(f"is damaged or not a Word document ({error})") from error
     text = "\n".join(lines).strip("\n")
     if not text.strip():
         raise BadDocument("holds no text: it may consist of pictures, and needs OCR")

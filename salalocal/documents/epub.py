@@ -31,7 +31,7 @@ def parse_epub(path: str, data: bytes, limits: Limits) -> tuple[tuple[SourceFile
     `line` counts the lines of the chapter's extracted text. Chapters without text (cover, plates) and
     unreadable ones are listed as skipped. Raises BadDocument if the book is damaged or copy-protected.
     """
-    with open_container(data, limits) as archive:
+    with open_container(data, limits, kind="an EPUB book") as archive:
         package = _package_path(archive, limits)
         chapters, left_out = _spine(archive, package, limits)
         if protected := _encrypted(archive, limits) & set(chapters):

@@ -41,7 +41,7 @@ DEFAULT_LIMITS = Limits()
 def size_text(size_bytes: int) -> str:
     """A size for a person: `812 bytes`, `3.4 MB`, `2.1 GB` (powers of 1024)."""
     if size_bytes < 1 << 10:
-        return f"{size_bytes} bytes"
+        return f"{size_bytes:,} byte{'s' * (size_bytes != 1)}"
     for unit, scale in (("KB", 1 << 10), ("MB", 1 << 20)):
         if size_bytes < scale << 10:
             return f"{size_bytes / scale:.1f} {unit}"

@@ -89,7 +89,8 @@ def _join(match: re.Match[str]) -> str:
 def _no_text(page_count: int, damaged: list[int]) -> str:
     if len(damaged) == page_count:
         return "is damaged: none of its pages can be read"
-    return f"holds no text in its {page_count:,} pages: it seems to be scanned, and needs OCR before it is read"
+    pages = "page" if page_count == 1 else "pages"
+    return f"holds no text in its {page_count:,} {pages}: it seems to be scanned, and needs OCR before it is read"
 
 
 def _pages(numbers: list[int]) -> str:

@@ -51,7 +51,8 @@ def read_within(path: str | os.PathLike[str], limits: Limits, on_progress: OnPro
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BadDocument(f"{shown(text)}: there is no such file or folder") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise BadDocument(f"{shown(text)} cannot be opened ({error})") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise BadDocument(f"{shown(text)} cannot be opened ({reason})") from error
     try:
         with Sandbox(limits) as sandbox:
             reading = _Reading(limits, sandbox, on_progress)

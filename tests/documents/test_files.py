@@ -115,10 +115,10 @@ def test_damaged_utf8_is_refused_not_misread(tmp_path: Path) -> None:
         pytest.param("a.txt", b"text\x00text" * 10, "is binary", id="nul"),
         pytest.param("a.pdf", b"%PDF-1.4 nothing more", "is damaged or is not a PDF", id="pdf-damaged"),
         pytest.param("a.pdf", b"not at all", "is damaged or is not a PDF", id="pdf-other"),
-        pytest.param("a.docx", b"not at all", "is damaged or is no zip", id="docx-other"),
+        pytest.param("a.docx", b"not at all", "is damaged or not a Word document", id="docx-other"),
         pytest.param("a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(512), "needs a password", id="docx-locked"),
-        pytest.param("a.epub", b"PK\x03\x04 cut off", "is damaged or is no zip", id="epub-cut"),
-        pytest.param("a.zip", b"PK\x03\x04 cut off", "is damaged or is no zip", id="zip-cut"),
+        pytest.param("a.epub", b"PK\x03\x04 cut off", "is damaged or not an EPUB book", id="epub-cut"),
+        pytest.param("a.zip", b"PK\x03\x04 cut off", "is damaged or not a zip archive", id="zip-cut"),
         pytest.param("a.html", b"<script>build()</script>", "holds no text", id="html-scripts"),
         pytest.param("a.html", b"\x00\x01\x02" * 50, "is binary", id="html-binary"),
     ],
@@ -141,6 +141,11 @@ def test_missing_paths(tmp_path: Path) -> None:
     assert "there is no such file or folder" in refusal(write(tmp_path, "a.txt", "x") / "b.txt")
     assert "no file or folder was named" in refusal("")
     assert "cannot be opened" in refusal("a\0b")
+
+
+def test_a_link_to_itself_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert "(Too many levels of symbolic links)" in refusal(tmp_path / "loop")
 
 
 def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +175,7 @@ def test_a_secret_named_directly_is_read(tmp_path: Path) -> None:
 
 def test_too_large_files_are_refused_with_both_numbers(tmp_path: Path) -> None:
     path = write(tmp_path, "a.txt", b"x" * 3000)
-    with pytest.raises(BadDocument, match=r"a.txt is too large \(2.9 KB; the limit is 1000 bytes\)"):
+    with pytest.raises(BadDocument, match=r"a.txt is too large \(2.9 KB; the limit is 1,000 bytes\)"):
         read_within(path, replace(DEFAULT_LIMITS, text_bytes=1000))
 
 
@@ -197,6 +202,7 @@ def test_pdf_that_needs_a_password(tmp_path: Path, make_pdf: Callable[..., bytes
 def test_pdf_without_text_needs_ocr(tmp_path: Path, make_pdf: Callable[..., bytes]) -> None:
     message = refusal(write(tmp_path, "a.pdf", make_pdf([[PICTURE], []])))
     assert "holds no text in its 2 pages" in message
+    assert "holds no text in its 1 page:" in refusal(write(tmp_path, "b.pdf", make_pdf([[PICTURE]])))
     assert "needs OCR" in message
 
 
