@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,14 @@ from salalocal.errors import BadInput, Cancelled, SalaError
 
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
+_PLAIN_WORDS = (
+    (r"Value error, ", ""),
+    (r"Input should be a valid integer.*", "it must be a whole number"),
+    (r"Input should be a valid number.*", "it must be a number"),
+    (r"Input should be greater than or equal to ", "it must be at least "),
+    (r"Input should be less than or equal to ", "it must be at most "),
+    (r"Input should be ", "it must be "),
+)
 
 
 @contextmanager
@@ -102,8 +111,9 @@ def _run(words: list[str], debug: bool) -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         verb = context.command_path if context is not None else "salalocal"
-        message = error.format_message().replace("Value error, ", "").rstrip(".?")
-        print_error(f"{message}; '{verb} --help' explains")
+        message = _plain(error.format_message())
+        separator = "" if message.endswith("?") else ";"
+        print_error(f"{message}{separator} '{verb} --help' explains")
         return EXIT_BAD_INPUT
     except Cancelled as error:
         return _report(error, debug, EXIT_INTERRUPTED)
@@ -116,6 +126,13 @@ def _run(words: list[str], debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
     return code if isinstance(code, int) else 0
+
+
+def _plain(message: str) -> str:
+    """typer's and pydantic's words for a refused option, in ours."""
+    for pattern, words in _PLAIN_WORDS:
+        message = re.sub(pattern, words, message)
+    return message.rstrip(".")
 
 
 def _report(error: SalaError, debug: bool, code: int) -> int:

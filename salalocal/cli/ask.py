@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -34,6 +36,16 @@ def _check_question(question: str) -> str:
     return question
 
 
+def _check_words(paths: Sequence[str]) -> None:
+    """Refuses a question without quotation marks, whose words but the last came as paths behind a real one."""
+    missing = next((path for path in paths[1:] if not os.path.lexists(path)), None)
+    if missing is not None and os.path.lexists(paths[0]) and not re.search(r"[./\\]", missing):
+        raise InvalidRequest(
+            f"{missing}: there is no such file or folder; if it belongs to the question, "
+            "put the whole question in quotation marks"
+        )
+
+
 def ask(
     paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Files, folders or zip archives to read.")],
     question: Annotated[
@@ -57,6 +69,7 @@ def ask(
     """
     sampling = salalocal.Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens)
     name = choose_model(model)
+    _check_words(paths)
     documents = read_documents(paths)
     engine = load_engine(name, device, dtype)
     messages = [salalocal.Message("user", question)]

@@ -9,6 +9,16 @@ import typer
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
+MAX_TEMPERATURE = 100.0
+
+
+def _check_temperature(value: float) -> float:
+    """Not typer's own `min` and `max`: they would say of NaN that it must be at least 0."""
+    if not 0.0 <= value <= MAX_TEMPERATURE:
+        raise typer.BadParameter(f"it must be a number from 0 to {MAX_TEMPERATURE:g}, not {value:g}")
+    return value
+
+
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -27,7 +37,12 @@ DtypeOption = Annotated[
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, metavar="N", help="Longest answer, in tokens.")]
 TemperatureOption = Annotated[
     float,
-    typer.Option("--temperature", min=0.0, metavar="T", help="0 always takes the likeliest token; higher varies more."),
+    typer.Option(
+        "--temperature",
+        metavar="T",
+        callback=_check_temperature,
+        help=f"From 0 to {MAX_TEMPERATURE:g}; 0 always takes the likeliest token, higher varies more.",
+    ),
 ]
 SeedOption = Annotated[
     int, typer.Option("--seed", min=0, metavar="N", help="Same seed, same answer, where the temperature is above 0.")

@@ -76,13 +76,17 @@ def follow(
 
 
 def print_quotes(quotes: Sequence[QuoteMatch]) -> None:
-    """The places of quotes, one a line on stdout; a quote that is nowhere in the text is called that."""
+    """The places of quotes, one a line on stdout; a quote that is nowhere in the text is called that.
+
+    Where the documents have it in other words, theirs are shown: the answer's stand above.
+    """
     console = stdout()
     for quote in quotes:
         if quote.place is not None:
-            console.print(
-                Text.assemble("  ↳ ", (one_line(str(quote.place)), "cyan"), (f"  {_excerpt(quote.text)}", "dim"))
-            )
+            words = _excerpt(quote.text)
+            if quote.score < 1.0:
+                words = f"{_excerpt(quote.found or quote.text)} similar, not word for word"
+            console.print(Text.assemble("  ↳ ", (one_line(str(quote.place)), "cyan"), (f"  {words}", "dim")))
         elif quote.quoted:
             console.print(Text.assemble("  ↳ ", ("not in the text", "yellow"), (f"  {_excerpt(quote.text)}", "dim")))
 
@@ -97,12 +101,14 @@ def figures(done: Done) -> str:
 
 
 def quotes_as_data(quotes: Sequence[QuoteMatch]) -> list[object]:
-    """The quotes of an answer for --json; a quote that is not in the text has the place null."""
+    """The quotes of an answer for --json; a quote that is not in the text has the place null.
+    `found` is what the documents say there, null where there is no place."""
     return [
         {
             "text": quote.text,
             "in_quotation_marks": quote.quoted,
             "score": quote.score,
+            "found": quote.found,
             "place": None if quote.place is None else _place_as_data(quote.place),
         }
         for quote in quotes

@@ -45,6 +45,19 @@ def test_answer_then_places_then_figures(run: Run, engine: ScriptedEngine, book:
     assert [message.role for message in engine.prompts[0]] == ["user"]
 
 
+def test_what_is_only_similar_is_shown_in_the_documents_words(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    place = salalocal.Place("harbour.md", line=3)
+    engine.quotes = (salalocal.QuoteMatch("word20 word99", place, 0.9, True, "word20\x1b word21"), FOUND)
+    outcome = run("ask", book, "When?")
+    assert outcome.out.splitlines()[1:] == [
+        "  ↳ harbour.md, line 3  “word20 word21” similar, not word for word",
+        "  ↳ harbour.md, line 2  “word10 word11”",
+    ]
+    data = run("ask", "--json", book, "When?").data["quotes"]
+    assert [quote["found"] for quote in data] == ["word20\x1b word21", None]
+    assert data[0]["text"] == "word20 word99"
+
+
 def test_options_reach_the_engine(run: Run, engine: ScriptedEngine, book: Path) -> None:
     options = ["--model", "other", "--device", "cpu", "--dtype", "float64"]
     options += ["--max-tokens", "3", "--temperature", "0.5", "--seed", "7"]
@@ -130,8 +143,20 @@ REFUSED = {
     "unknown option": (["ask", "--frobnicate", "{book}", "What?"], "--frobnicate"),
     "device out of range": (["ask", "--device", "tpu", "{book}", "What?"], "'tpu'"),
     "answer of no tokens": (["ask", "--max-tokens", "0", "{book}", "What?"], "--max-tokens"),
-    "temperature is not a number": (["ask", "--temperature", "nan", "{book}", "What?"], "temperature"),
-    "unknown verb": (["aks", "{book}"], "aks"),
+    "temperature is NaN": (
+        ["ask", "--temperature", "nan", "{book}", "What?"],
+        "from 0 to 100, not nan",
+    ),
+    "temperature too high": (
+        ["ask", "--temperature", "101", "{book}", "What?"],
+        "from 0 to 100, not 101",
+    ),
+    "temperature is a word": (["ask", "--temperature", "hot", "{book}", "What?"], ": it must be a number; 'salalocal"),
+    "part of a token": (["ask", "--max-tokens", "1.5", "{book}", "What?"], ": it must be a whole number; 'salalocal"),
+    "seed below zero": (["ask", "--seed", "-1", "{book}", "What?"], "it must be at least 0; 'salalocal"),
+    "question without marks": (["ask", "{book}", "When", "did", "it", "burn"], "put the whole question in quotation"),
+    "second file is missing": (["ask", "{book}", "none.md", "What?"], "none.md: there is no such file or folder\n"),
+    "unknown verb": (["aks", "{book}"], "Did you mean 'ask'? 'salalocal --help' explains"),
 }
 
 
