@@ -186,7 +186,7 @@ def test_other_packings_and_names_too_long(tmp_path: Path) -> None:
 def test_oversized_members_are_left_out(tmp_path: Path, make_zip: MakeZip) -> None:
     path = put(tmp_path, make_zip({"a.txt": "x" * 2000, "b.txt": "x"}))
     document = read_within(path, replace(DEFAULT_LIMITS, folder_text_bytes=1000))
-    assert reasons(document) == {"a.txt": "is too large (2.0 KB; the limit is 1000 bytes)"}
+    assert reasons(document) == {"a.txt": "is too large (2.0 KB; the limit is 1,000 bytes)"}
 
 
 def test_an_empty_archive(tmp_path: Path, make_zip: MakeZip) -> None:

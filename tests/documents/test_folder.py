@@ -102,7 +102,7 @@ def test_oversized_files_are_left_out_not_cut(tmp_path: Path) -> None:
     fill(tmp_path, {"a.txt": "x" * 2000, "b.txt": "x" * 1000})
     document = read_within(tmp_path, replace(DEFAULT_LIMITS, folder_text_bytes=1000))
     assert paths(document) == ["b.txt"]
-    assert reasons(document) == {"a.txt": "is too large (2.0 KB; the limit is 1000 bytes)"}
+    assert reasons(document) == {"a.txt": "is too large (2.0 KB; the limit is 1,000 bytes)"}
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_memory_limit() -> None:
 def test_text_limit() -> None:
     with (
         Sandbox(replace(DEFAULT_LIMITS, text_bytes=1000)) as sandbox,
-        pytest.raises(BadDocument, match=r"holds 1\.2 KB of text; a file may hold 1000 bytes"),
+        pytest.raises(BadDocument, match=r"holds 1\.2 KB of text; a file may hold 1,000 bytes"),
     ):
         sandbox.parse(Kind.HTML, "a.html", b"<p>" + b"x" * 1200)
 
