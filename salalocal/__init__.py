@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
 from salalocal.errors import (
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 # with spinning). It only has effect before torch is first imported, and a value the user has set stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-__version__ = _version("salalocal")
+__version__: str
 
 _HOMES = {
     "salalocal.cache.session_cache": ("Checkpoint",),
@@ -103,6 +102,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        # Looked up on demand: importlib.metadata is most of the time that `import salalocal` would take.
+        return import_module("importlib.metadata").version("salalocal")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'salalocal' has no attribute {name!r}")
     value = getattr(import_module(_HOME_OF[name]), name)
