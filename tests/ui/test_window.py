@@ -158,8 +158,24 @@ def test_ctrl_c_ends_cleanly_while_the_page_is_open_and_watching(tmp_path):
         page.get_by_role("button", name="Read 8,000 tokens").click()
         page.locator(".sl-bar:not([aria-valuenow='0'])").wait_for()
         assert window.end() == 130
+        page.get_by_text("salalocal has stopped").wait_for(timeout=15_000)
     log = (temporary / "window.log").read_text()
     assert len(log.strip().splitlines()) == 1, log
+
+
+@needs_browser
+def test_on_a_phone_stop_is_in_view_wherever_the_page_stands(scripted):
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.goto(scripted.url)
+        page.get_by_label("Your question").fill("When?\n" * 3)
+        page.get_by_role("button", name="Ask", exact=True).click()
+        page.get_by_role("button", name="Stop").wait_for()
+        page.evaluate("window.scrollTo(0, 0)")
+        box = page.get_by_role("button", name="Stop").bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] <= 844
+        page.locator(".sl-usage").wait_for(timeout=30_000)
 
 
 def test_paths_that_are_not_there_are_one_sentence_before_the_model_is_loaded(tmp_path):

@@ -115,7 +115,7 @@ def application(desk: Desk) -> ASGIApp:
 
     from salalocal_ui.page import MAX_UPLOAD_MIB, build
     from salalocal_ui.security import LocalOnly
-    from salalocal_ui.theme import STYLE_SHEET, window_theme
+    from salalocal_ui.theme import STYLE_SHEET, head_html, window_theme
 
     outer = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     gr.mount_gradio_app(
@@ -133,6 +133,7 @@ def application(desk: Desk) -> ASGIApp:
         mcp_server=False,
         theme=window_theme(),
         css_paths=[STYLE_SHEET],
+        head=head_html(),
     )
     return LocalOnly(outer, max_body_bytes=MAX_REQUEST_BYTES)
 

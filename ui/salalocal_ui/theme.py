@@ -8,7 +8,14 @@ from gradio.themes import Base
 from gradio.themes.utils.colors import Color
 from gradio.themes.utils.fonts import LocalFont
 
-STYLE_SHEET = Path(__file__).parent / "assets" / "window.css"
+ASSETS = Path(__file__).parent / "assets"
+STYLE_SHEET = ASSETS / "window.css"
+
+
+def head_html() -> str:
+    """What the page's head gets besides Gradio's own: the script that says when salalocal has stopped."""
+    return f'<script type="module">{(ASSETS / "still_there.js").read_text(encoding="utf-8")}</script>'
+
 
 # Sea green on paper: calm beside long text, and 4.5:1 or more on its background in both modes.
 SEA = Color(
