@@ -22,6 +22,7 @@ from salalocal.training.geometry import TINY, Geometry
 from salalocal.training.network import AttentionMode, Execution, Network
 from salalocal.training.samples import SampleShape
 from salalocal.training.statements import Split
+from salalocal.training.team import Team
 from salalocal.training.trainer import STATE_FILE, Trainer
 
 log = logging.getLogger("salalocal.training")
@@ -47,7 +48,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--init", type=Path, help="start from the weights of an exported folder")
     parser.add_argument("--start-at", type=float, default=0.0, help="share of the run that --init has behind it")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=max(0, (os.cpu_count() or 1) - 2))
+    spare = ((os.cpu_count() or 1) - 2) // Team.size_by_environment()
+    parser.add_argument("--workers", type=int, default=max(0, spare), help="processes that make batches, per GPU")
     parser.add_argument("--no-compile", action="store_true", help="plain PyTorch, slower")
     parser.add_argument("--sparse-method", choices=("flex", "mask"), default="flex")
     parser.add_argument("--batch-divisor", type=int, default=1, help="smaller batches for a smaller GPU")
@@ -61,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout), logging.FileHandler(options.out / LOG_FILE)]
+    if Team.rank_by_environment():
+        handlers = [logging.NullHandler()]
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers, force=True
     )
@@ -73,18 +77,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     corpus = Corpus(options.corpus)
+    rank, size = Team.rank_by_environment(), Team.size_by_environment()
     stages = curriculum.SMALL if options.tiny else curriculum.shrunk(curriculum.FULL, options.batch_divisor)
+    stages = curriculum.shrunk(stages, size)
     workers = 0 if options.evaluate else options.workers
     # The workers are forked before CUDA starts.
-    with Feed(corpus, stages, workers, options.seed) as feed:
+    with Feed(corpus, stages, workers, options.seed, rank, size) as feed:
+        team = Team.join()
         network = _network(options, corpus)
         size = sum(parameter.numel() for parameter in network.parameters())
         log.info("%.2f M parameters on %s, %s", size / 1e6, network.device, network.execution)
         if options.init:
             export.load_weights(network, options.init)
         if options.smoke:
-            return _smoke(network, feed, stages)
-        trainer = Trainer(network, feed, stages, options.minutes, options.steps or (1 if options.evaluate else None))
+            return _smoke(network, feed, stages, team)
+        steps = options.steps or (1 if options.evaluate else None)
+        trainer = Trainer(network, feed, stages, options.minutes, steps, team=team)
         trainer.skip_to(options.start_at)
         if options.resume or options.evaluate:
             trainer.resume(options.out)
@@ -92,6 +100,9 @@ def _train(options: argparse.Namespace) -> int:
         if not options.evaluate:
             done = trainer.run(options.out, options.stop_after)
             log.info("%s at step %d", "finished" if done else "stopped", trainer.position.step)
+        team.leave()
+        if team.rank:
+            return 0
         export.export(network, corpus.tokenizer, options.out / "model")
         if options.deliver:
             _deliver(network, corpus, options)
@@ -117,19 +128,19 @@ def _network(options: argparse.Namespace, corpus: Corpus) -> Network:
     return Network(geometry, execution, options.seed).to("cuda" if on_gpu else "cpu")
 
 
-def _smoke(network: Network, feed: Feed, stages: tuple[curriculum.Stage, ...]) -> int:
+def _smoke(network: Network, feed: Feed, stages: tuple[curriculum.Stage, ...], team: Team) -> int:
     """A few steps of every stage with their speed."""
     for number, stage in enumerate(stages):
         # Each stage alone, as if the run stood in its middle.
         alone = tuple(replace(s, until=1.0 if i == number else 0.0) for i, s in enumerate(stages))
-        trainer = Trainer(network, feed, alone, steps=SMOKE_STEPS)
+        trainer = Trainer(network, feed, alone, steps=SMOKE_STEPS, team=team)
         began = time.monotonic()
         times = []
         for _ in range(SMOKE_STEPS):
             start = time.monotonic()
             means = {name: float(value) for name, value in trainer.step().items()}
             times.append(time.monotonic() - start)
-        tokens = stage.batch * stage.shape.tokens
+        tokens = stage.batch * stage.shape.tokens * team.size
         log.info(
             "stage %d %s: first step %.1f s, then %.0fk tok/s (best), %.0fk (mean of last 4); %s",
             number, stage.mode, times[0], tokens / min(times) / 1e3, 4 * tokens / sum(times[-4:]) / 1e3,

@@ -17,12 +17,14 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from salalocal.errors import BadDocument
+from salalocal.training.lexicon import ASSETS
 from salalocal.training.passages import PassageTable, find_passages
 from salalocal.training.readers import READERS
 from salalocal.training.sources import SOURCES, Source
@@ -53,7 +55,7 @@ def fetch(source: Source, cache: Path) -> Path:
 
     Raises BadDocument when the package manager gives no file.
     """
-    folder = cache / source.package
+    folder = cache / source.package.replace("/", "-")
     files = sorted(folder.glob("*.*")) if folder.is_dir() else []
     if not files:
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +91,7 @@ def _is_english(text: str) -> bool:
 
 def read_source(source: Source, cache: Path) -> Iterator[Text]:
     """The texts of one source in the order of their path's hash, up to its limit."""
-    root = cache / source.package / "unpacked"
+    root = cache / source.package.replace("/", "-") / "unpacked"
     paths = {path for pattern in source.patterns for path in root.glob(pattern) if path.is_file()}
 
     def order(path: Path) -> str:
@@ -138,7 +140,9 @@ def build(cache: Path, out: Path, vocab_size: int, seed: int = 1) -> dict[str, o
             }
         )
         log.info("%s: %d texts, %.1f MB", source.package, len(found), float(str(rows[-1]["bytes"])) / 1e6)
-    tokenizer = train_tokenizer((text.content for text in texts if not text.held_out), vocab_size)
+    wordings = [path.read_text("utf-8") for path in sorted(ASSETS.rglob("*.txt"))]
+    read = chain((text.content for text in texts if not text.held_out), wordings)
+    tokenizer = train_tokenizer(read, vocab_size)
     tokenizer.save(str(out / "tokenizer.json"))
     rng = np.random.default_rng(seed)
     table, ids, starts = PassageTable(), list[np.ndarray](), [0]

@@ -12,21 +12,24 @@ AUXILIARY_WEIGHT = 0.25
 @dataclass(frozen=True)
 class Stage:
     """One stage, up to `until` of the whole run. `log_dilution` is reached two thirds of the way through it, rising
-    from the stage before."""
+    from the stage before. `log_crowding` is the most that a token of dense attention may stand for (see
+    `network.Supervision`)."""
 
     until: float
     batch: int
     mode: str
     log_dilution: float
     shape: SampleShape
+    log_crowding: float = 0.0
 
 
 TOKENS_PER_STEP = 131_072
 FULL = (
-    Stage(0.08, 256, "dense", 0.0, SampleShape(512, 7, 0.36, 48, 16)),
-    Stage(0.45, 64, "dense", 3.5, SampleShape(2048, 26, 0.32, 160, 48)),
-    Stage(0.80, 16, "dense", 5.0, SampleShape(8192, 90, 0.22, 256, 96)),
-    Stage(1.00, 16, "sparse", 5.5, SampleShape(8192, 90, 0.22, 256, 96)),
+    Stage(0.07, 256, "dense", 0.0, SampleShape(512, 8, 0.36, 48, 16)),
+    Stage(0.36, 64, "dense", 3.5, SampleShape(2048, 34, 0.32, 160, 48), 2.0),
+    Stage(0.68, 16, "dense", 5.0, SampleShape(8192, 160, 0.22, 256, 128), 2.5),
+    Stage(0.90, 4, "dense", 5.5, SampleShape(32768, 500, 0.13, 512, 320), 1.5),
+    Stage(1.00, 16, "sparse", 5.5, SampleShape(8192, 160, 0.22, 256, 128)),
 )
 SMALL = (
     Stage(0.5, 8, "dense", 0.0, SampleShape(512, 7, 0.36, 48, 16)),

@@ -29,7 +29,7 @@ _AHEAD = 3
 @dataclass(frozen=True)
 class Batch:
     """Samples stacked: token_ids [B, T + 1], roles [B, T], queries and sources [B, pairs], document_end [B],
-    questions [B, max, 3]."""
+    questions [B, max, 3], far [B, T], crowding [B]."""
 
     token_ids: np.ndarray
     roles: np.ndarray
@@ -37,6 +37,8 @@ class Batch:
     sources: np.ndarray
     document_end: np.ndarray
     questions: np.ndarray
+    far: np.ndarray
+    crowding: np.ndarray
 
 
 def make_batch(
@@ -57,6 +59,8 @@ def make_batch(
         np.stack([s.source_positions for s in samples]),
         np.array([s.document_end for s in samples], np.int32),
         np.stack([s.questions for s in samples]),
+        np.stack([s.far for s in samples]),
+        np.array([s.crowding for s in samples], np.float32),
     )
 
 
@@ -67,12 +71,15 @@ class Feed:
     """Worker processes that make batches of the current stage; use as a context manager.
 
     Start it before CUDA is touched: the workers are forked and share the corpus. `workers=0` makes batches on demand.
+    In a team of `size`, the feed of `rank` gives its share of every batch: `stages` are those of one process.
     """
 
-    def __init__(self, corpus: Corpus, stages: tuple[Stage, ...], workers: int, seed: int) -> None:
+    def __init__(
+        self, corpus: Corpus, stages: tuple[Stage, ...], workers: int, seed: int, rank: int = 0, size: int = 1
+    ) -> None:
         self._corpus = corpus
         self._stages = stages
-        self._seed = seed
+        self._seeds = (seed, rank) if size > 1 else (seed,)
         self._stage = -1
         self._processes: list[multiprocessing.process.BaseProcess] = []
         self._queues: list[Queue[_Item]] = []
@@ -82,7 +89,7 @@ class Feed:
             self._position: Synchronized[int] = context.Value("q", -1)
             for number in range(workers):
                 items: Queue[_Item] = context.Queue(_AHEAD)
-                arguments = (corpus, stages, seed, number, workers, self._position, items)
+                arguments = (corpus, stages, self._seeds, number, workers, self._position, items)
                 process = context.Process(target=_work, args=arguments, daemon=True)
                 process.start()
                 self._queues.append(items)
@@ -99,7 +106,7 @@ class Feed:
         """Batch number `index` of a stage. Raises EngineFailure when a worker died or none came in two minutes."""
         if not self._processes:
             return make_batch(
-                self._corpus, self._stages[stage].shape, self._stages[stage].batch, (self._seed, stage, index)
+                self._corpus, self._stages[stage].shape, self._stages[stage].batch, (*self._seeds, stage, index)
             )
         if stage != self._stage:
             self._stage = stage
@@ -120,7 +127,7 @@ class Feed:
 def _work(
     corpus: Corpus,
     stages: tuple[Stage, ...],
-    seed: int,
+    seeds: tuple[int, ...],
     number: int,
     workers: int,
     position: Synchronized[int],
@@ -136,6 +143,6 @@ def _work(
         stage, first = current >> 32, current & 0xFFFFFFFF
         if current != known:
             known, index = current, first + (number - first) % workers
-        batch = make_batch(corpus, stages[stage].shape, stages[stage].batch, (seed, stage, index))
+        batch = make_batch(corpus, stages[stage].shape, stages[stage].batch, (*seeds, stage, index))
         items.put((stage, index, batch))
         index += workers

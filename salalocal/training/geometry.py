@@ -25,7 +25,7 @@ class Geometry:
     dim_model_base: int = 256
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
-    max_position_embeddings: int = 8_192  # the longest sequence of the curriculum; no limit, for nothing here has one
+    max_position_embeddings: int = 32_768  # the longest sequence of the curriculum; no limit, for nothing here has one
     kernel_stride: int = 16
     block_size: int = 64
     window_size: int = 2048

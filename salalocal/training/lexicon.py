@@ -75,6 +75,11 @@ class Lexicon:
             "word": lambda: self.word("motto"),
         }
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of `value` that are generated; besides them every list of `words.txt` is one."""
+        return frozenset(self._values)
+
     def between(self, low: int, high: int) -> int:
         """An integer, both ends included."""
         return self._random.randint(low, high)

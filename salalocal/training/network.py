@@ -43,6 +43,9 @@ class Supervision:
     sources: Tensor
     document_end: Tensor
     log_dilution: Tensor
+    crowd: Tensor
+    """[B, T] fp32: what is added to the attention logits of a key when a token after the documents attends to it:
+    log of how many tokens of its kind it stands for."""
 
 
 class Weight(nn.Module):
@@ -178,8 +181,7 @@ class Network(nn.Module):
             if number not in g.sparse_layers:
                 x = self._lightning(layer, x, batch, tables)
                 continue
-            observed = supervision if number != g.sparse_layers[0] else None
-            x, loss, share = self._sparse(layer, x, batch, mode, observed)
+            x, loss, share = self._sparse(layer, x, batch, mode, supervision, number != g.sparse_layers[0])
             if loss is not None and share is not None:
                 losses.append(loss)
                 shares.append(share)
@@ -204,7 +206,7 @@ class Network(nn.Module):
         return result
 
     def _sparse(
-        self, layer: Layer, x: Tensor, batch: int, mode: AttentionMode, supervision: Supervision | None
+        self, layer: Layer, x: Tensor, batch: int, mode: AttentionMode, supervision: Supervision | None, observed: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         g, mixer = self.geometry, layer.self_attn
         q, k, v, gate = self._pieces["sparse_inputs"](
@@ -217,10 +219,10 @@ class Network(nn.Module):
             a.reshape(batch, -1, a.shape[-1] // g.sparse_head_dim, g.sparse_head_dim).transpose(1, 2) for a in (q, k, v)
         )
         loss = share = None
-        if supervision is not None:
+        if supervision is not None and observed:
             s = supervision
             loss, share = self._compressed_loss(q, k, s.queries, s.sources, s.document_end, s.log_dilution)
-        mixed = self._dense_attention(q, k, v) if mode == "dense" else self._block_attention(q, k, v)
+        mixed = self._dense_attention(q, k, v, supervision) if mode == "dense" else self._block_attention(q, k, v)
         x = self._pieces["sparse_outputs"](
             x, mixed.transpose(1, 2).reshape(x.shape[0], -1), gate, _tensor(mixer["o_proj"]), *self._feed_forward(layer)
         )
@@ -234,10 +236,12 @@ class Network(nn.Module):
             self.geometry.residual_scale,
         )  # type: ignore[return-value]
 
-    def _dense_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        group = q.shape[1] // k.shape[1]
+    def _dense_attention(self, q: Tensor, k: Tensor, v: Tensor, supervision: Supervision | None = None) -> Tensor:
+        group, dim = q.shape[1] // k.shape[1], q.shape[-1]
+        if supervision is not None:
+            q, k, v = self._pieces["crowded"](q, k, v, supervision.crowd, supervision.document_end)
         k, v = (a.repeat_interleave(group, 1) for a in (k, v))
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=dim**-0.5)[..., :dim]
 
     def _block_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         run = self.execution
@@ -257,7 +261,15 @@ class Network(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-_PIECES = ("lightning_inputs", "lightning_mix", "lightning_outputs", "sparse_inputs", "sparse_outputs", "head_loss")
+_PIECES = (
+    "lightning_inputs",
+    "lightning_mix",
+    "lightning_outputs",
+    "sparse_inputs",
+    "sparse_outputs",
+    "head_loss",
+    "crowded",
+)
 
 
 def _tensor(module: Any) -> Tensor:

@@ -47,6 +47,8 @@ def first_question(question: str) -> str:
     return f"{QUESTION_INTRO}{question}{TURN_END}\n{TURN_START}assistant\n"
 
 
-def next_question(question: str) -> str:
-    """From the end of an answer (its end-of-turn token included) to where the next answer begins."""
-    return f"\n{TURN_START}user\n{question}{TURN_END}\n{TURN_START}assistant\n"
+def next_question(question: str, introduced: bool) -> str:
+    """From the end of an answer (its end-of-turn token included) to where the next answer begins; `introduced` as a
+    first question is, so that many questions of one sequence are put as most are at use."""
+    intro = QUESTION_INTRO if introduced else ""
+    return f"\n{TURN_START}user\n{intro}{question}{TURN_END}\n{TURN_START}assistant\n"

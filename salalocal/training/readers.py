@@ -12,12 +12,39 @@ from selectolax.lexbor import LexborHTMLParser
 
 _TAG = re.compile(r"<[^>]+>")
 _R_STRING_HEADER = b"\x00\x04\x00\x09"
+_SENTENCES = re.compile(r".{1,600}?(?:[.!?](?= )|$)(?:.{0,400}?[.!?](?= |$))?")
 _BLOCK_TAGS = "p,pre,li,h1,h2,h3,h4,dt,dd,td,th"
 
 
 def plain(path: Path) -> Iterator[tuple[str, str]]:
     """A text file as it is; undecodable bytes are replaced."""
     yield path.name, path.read_text("utf-8", errors="replace")
+
+
+def prose(path: Path) -> Iterator[tuple[str, str]]:
+    """A text, or the `text` of a JSON file, with long paragraphs split after a sentence."""
+    content = path.read_text("utf-8", errors="replace")
+    if path.suffix == ".json":
+        content = str(json.loads(content)["text"])
+    paragraphs = [part.strip() for paragraph in content.split("\n") for part in _SENTENCES.findall(paragraph)]
+    yield path.stem, "\n\n".join(part for part in paragraphs if part)
+
+
+def glossary(path: Path) -> Iterator[tuple[str, str]]:
+    """A WordNet data file: a line of words of one meaning and their definition for each, its examples as sentences."""
+    lines = []
+    for row in path.read_text("utf-8", errors="replace").split("\n"):
+        facts, bar, gloss = row.partition(" | ")
+        if not bar or row.startswith(" "):
+            continue
+        fields = facts.split(" ")
+        words = [fields[4 + 2 * i].partition("(")[0].replace("_", " ") for i in range(int(fields[3], 16))]
+        definition, *examples = gloss.strip().split('; "')
+        names = ", ".join(words)
+        lines.append(f"{names[0].upper()}{names[1:]}: {definition}.")
+        lines += [f"{e[0].upper()}{e[1:]}." for example in examples if len(e := example.strip('"; .')) > 20]
+    for start in range(0, len(lines), 120):
+        yield f"{path.suffix[1:]}-{start // 120}", "\n".join(lines[start : start + 120])
 
 
 def html(path: Path) -> Iterator[tuple[str, str]]:
@@ -96,6 +123,8 @@ def _xdr_strings(content: bytes) -> Iterator[str]:
 
 READERS: dict[str, Callable[[Path], Iterator[tuple[str, str]]]] = {
     "plain": plain,
+    "prose": prose,
+    "glossary": glossary,
     "html": html,
     "scripture": scripture,
     "factbook": factbook,

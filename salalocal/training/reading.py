@@ -40,6 +40,23 @@ _WORDINGS: dict[Kind, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+_QUOTES = (
+    "quote the sentence that answers this: {q}", "{q} quote the sentence", "{q} answer with the sentence from the text",
+    "which sentence tells us: {q}", "give me the exact sentence: {q}", "{q} please cite the text",
+    "in which sentence is it said: {q}", "{q} show me the passage", "find the sentence that says it: {q}",
+    "{q} what does the text say word for word", "quote the text: {q}", "copy the sentence that holds the answer: {q}",
+)  # fmt: skip
+
+
+def quote_question(lexicon: Lexicon, question: str, split: Split) -> str:
+    """The request to answer `question` with the whole sentence."""
+    known = [frame for frame in _QUOTES if split_of("quote", frame) is split] or [_QUOTES[0]]
+    frame = lexicon.pick(*known)
+    core = question if frame.startswith("{q}") or lexicon.flip() else question[0].lower() + question[1:]
+    text = frame.replace("{q}", core if core.endswith("?") else f"{core}?")
+    return text[0].upper() + text[1:] + ("" if text.endswith("?") else ".")
+
+
 def reading_question(lexicon: Lexicon, kind: Kind, key: str, split: Split) -> tuple[str, str]:
     """(question, frame) for a passage. ASK passages bring their own question and belong to both splits."""
     if kind is Kind.ASK:

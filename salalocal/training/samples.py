@@ -15,14 +15,18 @@ from salalocal.training import prompt
 from salalocal.training.filler import Chunk, Corpus
 from salalocal.training.lexicon import Lexicon
 from salalocal.training.passages import Kind
-from salalocal.training.reading import reading_question
+from salalocal.training.reading import quote_question, reading_question
 from salalocal.training.scenes import Scene, draw_scene
 from salalocal.training.statements import ABSENT_ANSWER, Ask, Split
 from salalocal.training.vocabulary import END_OF_TEXT, TURN_END, special_id
 
 TEXT, ANSWER, IGNORED = 1, 2, 0
-ABSENT_SHARE = 0.17
-PASSAGE_SHARE = 0.28
+ABSENT_SHARE = 0.15
+PASSAGE_SHARE = 0.25
+QUOTE_SHARE = 0.05
+"""Of the facts so many are asked for as whole sentences."""
+NEAR_TOKENS = 40
+"""Tokens around an answer's source that belong to its fact, and are not diluted."""
 
 
 class Task(IntEnum):
@@ -34,6 +38,10 @@ class Task(IntEnum):
     MENTION = 3
     PASSAGE = 4
     ABSENT = 5
+    TALE = 6
+
+
+_TASKS = {"event": Task.EVENT, "code": Task.CODE, "mention": Task.MENTION, "tale": Task.TALE}
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,8 @@ class Sample:
     token_ids: [tokens + 1] uint16. roles: [tokens] uint8, of the token that position t predicts. query_positions and
     source_positions: [max_pairs] int32, -1 padded: the token predicted at the query stands at the source.
     document_end: first position after the documents. questions: [max_questions, 3] int32, -1 padded: first predicting
-    position, last + 1, Task.
+    position, last + 1, Task. far: [tokens] uint8, 1 for tokens of the documents that no answer stands near.
+    crowding: 0 to 1, how strongly this sequence's far tokens stand for many more of their kind.
     """
 
     token_ids: np.ndarray
@@ -64,6 +73,8 @@ class Sample:
     source_positions: np.ndarray
     document_end: int
     questions: np.ndarray
+    far: np.ndarray
+    crowding: float
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,7 @@ class Sampler:
         budget = shape.tokens + 1 - question_budget - len(opening)
         facts = shape.facts
         while True:
-            scene = draw_scene(lexicon, self._split, max(1, lexicon.between(facts // 2, facts)))
+            scene = draw_scene(lexicon, self._split, max(1, lexicon.between(facts // 4, facts)))
             region, planted, passages = self._documents(scene, budget)
             # Long statements can fill more than their room; fewer of them then.
             if len(region) <= budget + question_budget // 3:
@@ -185,11 +196,11 @@ class Sampler:
     def _spans(
         self, scene: Scene, statement: int, offsets: list[tuple[int, int]], flows: bool, base: int
     ) -> list[tuple[int, int]]:
-        """Token ranges of every span asked of this statement, in the order of `Statement.asks`; for statements
-        without asks of their own, the range of the whole text."""
+        """Token ranges of every span asked of this statement, in the order of `Statement.asks`, and behind them the
+        range of the whole text."""
         text = scene.statements[statement]
         shift = 1 if flows else 0
-        wanted = [span for ask in text.asks for span in ask.spans] or [(0, len(text.text))]
+        wanted = [*(span for ask in text.asks for span in ask.spans), (0, len(text.text))]
         found = []
         for low, high in wanted:
             inside = [i for i, (a, b) in enumerate(offsets) if b > low + shift and a < high + shift]
@@ -248,8 +259,12 @@ class Sampler:
         self, scene: Scene, fact: tuple[Ask, tuple[int, ...]], planted: list[list[tuple[int, int]]], base: int
     ) -> _Answer | None:
         ask, statements = fact
+        question = ask.question
         if len(statements) > 1 or not scene.statements[statements[0]].asks:
-            ranges = [planted[s][0] for s in statements]
+            ranges = [planted[s][-1] for s in statements]
+        elif self._lexicon.flip(QUOTE_SHARE):
+            ranges = [planted[statements[0]][-1]]
+            question = quote_question(self._lexicon, question, self._split)
         else:
             ranges = [planted[statements[0]][scene.statements[statements[0]].asks.index(ask)]]
         if any(low < 0 for low, _ in ranges):
@@ -257,8 +272,8 @@ class Sampler:
         sources: list[int] = []
         for index, (low, high) in enumerate(ranges):
             sources += [*([-1] if index else []), *range(base + low, base + high)]
-        task = {"event": Task.EVENT, "code": Task.CODE, "mention": Task.MENTION}.get(ask.key[0], Task.FACT)
-        return _Answer(ask.question, tuple(sources), task)
+        task = _TASKS.get(ask.key[0], Task.FACT)
+        return _Answer(question, tuple(sources), task)
 
     def _assemble(self, document: np.ndarray, answers: list[_Answer], shape: SampleShape) -> Sample:
         """Questions and answers behind the documents until the sequence is full; the rest is padding."""
@@ -268,7 +283,8 @@ class Sampler:
         pairs: list[tuple[int, int]] = []
         questions: list[tuple[int, int, int]] = []
         turns = [
-            (prompt.next_question if i else prompt.first_question)(answer.question) for i, answer in enumerate(answers)
+            prompt.next_question(answer.question, self._lexicon.flip()) if i else prompt.first_question(answer.question)
+            for i, answer in enumerate(answers)
         ]
         for (turn_ids, _), answer in zip(self._encode(turns) if turns else [], answers, strict=True):
             copied = [self._newline if source < 0 else [ids[source]] for source in answer.sources]
@@ -295,4 +311,8 @@ class Sampler:
         asked = np.full((shape.max_questions, 3), -1, np.int32)
         if questions:
             asked[: len(questions)] = questions
-        return Sample(token_ids, role_array, query, source_array, len(document), asked)
+        far = np.zeros(shape.tokens, np.uint8)
+        far[: len(document)] = 1
+        for source in {source for _, source in pairs}:
+            far[max(0, source - NEAR_TOKENS) : source + NEAR_TOKENS] = 0
+        return Sample(token_ids, role_array, query, source_array, len(document), asked, far, float(self._rng.random()))

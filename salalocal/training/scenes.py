@@ -12,6 +12,7 @@ from salalocal.training.events import EventScene
 from salalocal.training.lexicon import Lexicon
 from salalocal.training.relations import RelationScene
 from salalocal.training.statements import Ask, Split, Statement
+from salalocal.training.tales import TaleScene, tales
 
 PLANTED_SHARE = 0.68
 
@@ -34,21 +35,26 @@ def draw_scene(lexicon: Lexicon, split: Split, count: int) -> Scene:
     scene = Scene()
     planted_keys: set[tuple[str, ...]] = set()
     ghosts: list[Ask] = []
+    told = TaleScene(lexicon, tales(split))
     while len(scene.statements) < count:
         room = count - len(scene.statements)
         kind = lexicon.between(0, 99)
-        if kind < 6:
+        if kind < 7:
             _add_mentions(scene, lexicon, split)
             continue
         cells: list[Statement]
-        if kind < 60:
+        if kind < 54:
+            cells = told.cells(min(room + 2, lexicon.between(2, 8)))
+        elif kind < 74:
             subjects = lexicon.between(1, min(5, room + 1))
             cells = RelationScene(lexicon, split, subjects, lexicon.between(1, 3)).cells()
-        elif kind < 84:
+        elif kind < 86:
             cells = EventScene(lexicon, split, min(room + 2, lexicon.between(2, 8))).cells()
         else:
             cells = CodeScene(lexicon, split, min(room + 2, lexicon.between(2, 8))).cells()
         order = lexicon.shuffled(len(cells))
+        if not cells:
+            continue
         planted = max(1, round(len(cells) * PLANTED_SHARE))
         for position, cell in enumerate(order):
             statement = cells[cell]

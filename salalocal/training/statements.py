@@ -47,6 +47,6 @@ def split_of(*names: str) -> Split:
 
 
 def sentence(text: str, end: str = ".") -> str:
-    """The text with a capital first letter and `end`, unless it ends a sentence already."""
+    """The text with a capital first letter and `end`, unless it ends a sentence already (also within quotes)."""
     text = text[0].upper() + text[1:]
-    return text if text[-1] in ".!?\n" else text + end
+    return text if text.rstrip("\"'”’)")[-1:] in (".", "!", "?", "\n") else text + end

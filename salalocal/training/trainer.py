@@ -23,6 +23,7 @@ from salalocal.training.feed import Batch, Feed
 from salalocal.training.network import AttentionMode, Network, Supervision
 from salalocal.training.optimizer import WARM_UP_STEPS, Optimizer, rate_factor
 from salalocal.training.samples import ANSWER, TEXT
+from salalocal.training.team import Team
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,10 @@ class StepResult:
 
 @dataclass
 class Trainer:
-    """Trains `network` on a feed through `stages`; exactly one of `minutes` and `steps` says how long."""
+    """Trains `network` on a feed through `stages`; exactly one of `minutes` and `steps` says how long.
+
+    Of a team every process has a trainer, with its own share of each batch; the first one's clock counts.
+    """
 
     network: Network
     feed: Feed
@@ -70,6 +74,7 @@ class Trainer:
     minutes: float | None = None
     steps: int | None = None
     warm_up_steps: int = WARM_UP_STEPS
+    team: Team = Team()
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
@@ -91,13 +96,14 @@ class Trainer:
 
     def step(self) -> dict[str, Tensor]:
         """One step; returns the means of `StepResult` as tensors, so that nothing waits for the GPU."""
-        progress = self.progress
+        progress = self.team.agree(self.progress)[0]
         stage_number = stage_at(self.stages, progress)
         if stage_number != self.position.stage:
             self.position.stage, self.position.index = stage_number, 0
         stage = self.stages[stage_number]
         batch = self.feed.batch(stage_number, self.position.index)
         means = self._backward(batch, stage, log_dilution(self.stages, stage_number, progress))
+        self.team.average(self.network.parameters())
         self.optimizer.step(rate_factor(self.position.step, progress, self.warm_up_steps))
         self.position.step += 1
         self.position.index += 1
@@ -112,6 +118,8 @@ class Trainer:
             self._tensor(batch.sources),
             self._tensor(batch.document_end),
             torch.tensor(dilution, device=self._device),
+            self._tensor(batch.far).float()
+            * torch.from_numpy(batch.crowding * stage.log_crowding)[:, None].to(self._device, non_blocking=True),
         )
         mode: AttentionMode = "sparse" if stage.mode == "sparse" else "dense"
         entropy, hits, auxiliary, found = self.network(ids[:, :-1], ids[:, 1:], mode, supervision)
@@ -137,7 +145,7 @@ class Trainer:
         """Train until the run is done or the process has had its minutes; saves to `folder`. True when done."""
         began = saved = reported = time.monotonic()
         reported_tokens, warming, stage = self.position.tokens, WARMING_STEPS, -1
-        while self.progress < 1 and time.monotonic() - began < 60 * stop_after_minutes:
+        while self._goes_on(began, stop_after_minutes):
             before = time.monotonic()
             means = self.step()
             if self.position.stage != stage:
@@ -168,10 +176,16 @@ class Trainer:
                 self.save(folder)
                 saved = time.monotonic()
         self.save(folder)
-        return self.progress >= 1
+        return self.team.agree(self.progress)[0] >= 1
+
+    def _goes_on(self, began: float, stop_after_minutes: float) -> bool:
+        in_time = time.monotonic() - began < 60 * stop_after_minutes
+        return bool(self.team.agree(self.progress < 1 and in_time)[0])
 
     def save(self, folder: Path) -> None:
-        """Write the whole state; an interrupted write leaves the one before."""
+        """Write the whole state; an interrupted write leaves the one before. Only the first of a team writes."""
+        if self.team.rank:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         state = {
             "network": self.network.state_dict(),

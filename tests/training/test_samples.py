@@ -43,7 +43,7 @@ def test_every_answer_token_is_a_copy_of_its_source(corpus: Corpus, shape: Sampl
 def test_answers_are_in_the_documents_and_absent_ones_say_so(corpus: Corpus) -> None:
     sampler = Sampler(corpus, np.random.default_rng(2))
     tasks = set()
-    for _ in range(8):
+    for _ in range(24):
         sample = sampler.sample(SHAPES["2048"])
         documents = corpus.tokenizer.decode(sample.token_ids[: sample.document_end].tolist())
         for low, high, task in sample.questions:

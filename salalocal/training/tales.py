@@ -1,0 +1,193 @@
+"""Facts in free wording: sentences written one by one, each with slots to fill and questions in other words.
+
+Reads `assets/tales/*.txt`. A block is one fact: `F` lines say it in one or several ways, `Qn` lines ask for slot n. The
+first F line defines the slots: `{1:town}` draws a value of that kind, `{2:red / blue / green}` one of the
+alternatives. Everywhere else a slot is `{1}`.
+
+`python -m salalocal.training.tales FILE...` checks files and shows what comes out of them.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from salalocal.training.lexicon import ASSETS, Lexicon, word_lists
+from salalocal.training.relations import question_text
+from salalocal.training.statements import Ask, Split, Statement, sentence, split_of
+
+TALES = ASSETS / "tales"
+ASKS_PER_TALE = 3
+RETOLD_SHARE = 0.45
+"""Of the tales so many are told again in the same text with other values: colliding keys."""
+
+_DEFINED = re.compile(r"\{(\d):([^{}]+)\}")
+_SLOT = re.compile(r"\{(\d)\}")
+_QUESTION = re.compile(r"Q(\d) (.+)")
+_LOWERED = frozenset(
+    "who whom whose what which where when why how in on at by to from for of with under after before until since "
+    "name tell give the did does do is are was were a an".split()
+)
+"""Words that lose their capital where a question is put after an opening such as "Tell me:"."""
+
+
+@dataclass(frozen=True)
+class Tale:
+    """One block. `kinds` are kinds of the lexicon or alternatives, by slot; `questions` (slot asked for, wording)."""
+
+    name: str
+    kinds: dict[str, str | tuple[str, ...]]
+    wordings: tuple[str, ...]
+    questions: tuple[tuple[str, str], ...]
+
+
+def parse_tales(text: str, source: str) -> list[Tale]:
+    """The blocks of one file. Raises ValueError naming the block that is none."""
+    tales = []
+    for block in re.split(r"\n\s*\n", text):
+        lines = [line.strip() for line in block.splitlines() if line.strip() and not line.startswith("#")]
+        if lines:
+            tales.append(_parse_block(lines, source))
+    return tales
+
+
+def _parse_block(lines: Sequence[str], source: str) -> Tale:
+    wordings = [line[2:].strip() for line in lines if line.startswith("F ")]
+    asked = [match.groups() for line in lines if (match := _QUESTION.fullmatch(line))]
+    where = f"{source}: the block {lines[0][:60]!r}"
+    if not wordings or not asked or len(wordings) + len(asked) != len(lines):
+        raise ValueError(f"{where} is not F lines and Qn lines")
+    kinds: dict[str, str | tuple[str, ...]] = {}
+    known = Lexicon(np.random.default_rng(0)).kinds | word_lists().keys()
+    for slot, spec in _DEFINED.findall(wordings[0]):
+        options = tuple(option.strip() for option in spec.split(" / "))
+        if slot in kinds:
+            raise ValueError(f"{where} defines slot {slot} twice; write {{{slot}}} the second time")
+        if len(options) == 1 and spec not in known:
+            raise ValueError(f"{where}: {spec!r} is neither a kind nor alternatives with ' / ' between them")
+        kinds[slot] = options if len(options) > 1 else spec
+    wordings[0] = _DEFINED.sub(r"{\1}", wordings[0])
+    for text in (*wordings, *(question for _, question in asked)):
+        used = set(_SLOT.findall(text))
+        if not used <= kinds.keys() or "{" in _SLOT.sub("", text) or "}" in _SLOT.sub("", text):
+            raise ValueError(f"{where} has a slot that its first F line does not define, in {text[:60]!r}")
+    for slot, question in asked:
+        if slot in _SLOT.findall(question):
+            raise ValueError(f"{where} gives slot {slot} away in {question!r}")
+        if not any(f"{{{slot}}}" in wording for wording in wordings):
+            raise ValueError(f"{where} asks for slot {slot}, which no F line has")
+    return Tale(f"{source} {wordings[0]}", kinds, tuple(wordings), tuple(asked))
+
+
+@cache
+def tales(split: Split) -> tuple[Tale, ...]:
+    """All tales of one split: a whole tale is trained on or never."""
+    found = [tale for path in sorted(TALES.glob("*.txt")) for tale in parse_tales(path.read_text("utf-8"), path.stem)]
+    return tuple(tale for tale in found if split_of("tale", tale.name) is split)
+
+
+@dataclass(frozen=True)
+class _Telling:
+    """One tale with its values, and the slots that each of its questions names."""
+
+    tale: Tale
+    values: dict[str, str]
+    questions: tuple[tuple[str, str], ...]
+
+    def answers(self, other: _Telling) -> bool:
+        """Whether a question of `other` could be answered, otherwise, from this telling."""
+        return any(
+            self.values[slot] != other.values[slot]
+            and all(self.values[known] == other.values[known] for known in _SLOT.findall(question))
+            for slot, question in other.questions
+        )
+
+
+class TaleScene:
+    """Tales for one text; some are told twice with other values, so that a question needs all its words."""
+
+    def __init__(self, lexicon: Lexicon, choice: Sequence[Tale]) -> None:
+        self._lexicon = lexicon
+        self._tales = choice
+        self._told: dict[str, list[_Telling]] = {}
+
+    def cells(self, count: int) -> list[Statement]:
+        """At most `count` statements that answer none of each other's questions, nor of those made before."""
+        lexicon = self._lexicon
+        made: list[Statement] = []
+        for _ in range(count if self._tales else 0):
+            tale = self._tales[lexicon.between(0, len(self._tales) - 1)]
+            for _ in range(2 if lexicon.flip(RETOLD_SHARE) else 1):
+                statement = self._tell(tale)
+                if statement is not None and len(made) < count:
+                    made.append(statement)
+        return made
+
+    def _tell(self, tale: Tale) -> Statement | None:
+        lexicon, told = self._lexicon, self._told.setdefault(tale.name, [])
+        values = {
+            slot: lexicon.value(kind) if isinstance(kind, str) else lexicon.pick(*kind)
+            for slot, kind in tale.kinds.items()
+        }
+        if told and lexicon.flip(0.5):
+            # Half of the values stay, where that leaves the questions an answer.
+            values |= {slot: old for slot, old in told[-1].values.items() if lexicon.flip(0.4)}
+        wording = tale.wordings[lexicon.between(0, len(tale.wordings) - 1)]
+        options = [question for question in tale.questions if f"{{{question[0]}}}" in wording]
+        chosen = tuple(options[i] for i in lexicon.shuffled(len(options))[:ASKS_PER_TALE])
+        telling = _Telling(tale, values, chosen)
+        if not chosen or any(old.answers(telling) or telling.answers(old) for old in told):
+            return None
+        told.append(telling)
+        text, spans = _render(wording, values)
+        asks = []
+        for slot, question in chosen:
+            core = _SLOT.sub(lambda match: values[match[1]], question).rstrip("?")
+            known = tuple(f"{number}={values[number]}" for number in sorted(set(_SLOT.findall(question))))
+            if core.split(" ", 1)[0].lower() in _LOWERED:
+                core = core[0].lower() + core[1:]
+            asked = question_text(lexicon, core) if lexicon.flip(0.35) else sentence(core, "?")
+            asks.append(Ask(asked, (spans[slot],), ("tale", tale.name, slot, *known), f"tale/{tale.name}"))
+        return Statement(text, tuple(asks))
+
+
+def _render(wording: str, values: dict[str, str]) -> tuple[str, dict[str, tuple[int, int]]]:
+    """The sentence, and the character span of the first mention of every slot."""
+    text, spans, at = "", dict[str, tuple[int, int]](), 0
+    for match in _SLOT.finditer(wording):
+        text += wording[at : match.start()]
+        spans.setdefault(match[1], (len(text), len(text) + len(values[match[1]])))
+        text += values[match[1]]
+        at = match.end()
+    return sentence(text + wording[at:]), spans
+
+
+def main() -> int:
+    """Check the files named, or all that ship; print some tellings."""
+    paths = [Path(name) for name in sys.argv[1:]] or sorted(TALES.glob("*.txt"))
+    status = 0
+    for path in paths:
+        try:
+            found = parse_tales(path.read_text("utf-8"), path.stem)
+        except (ValueError, OSError) as error:
+            sys.stderr.write(f"{error}\n")
+            status = 1
+            continue
+        questions = sum(len(tale.questions) for tale in found)
+        sys.stdout.write(f"{path.name}: {len(found)} facts, {questions} questions\n")
+        for statement in TaleScene(Lexicon(np.random.default_rng()), found).cells(5):
+            sys.stdout.write(f"  {statement.text}\n")
+            for ask in statement.asks:
+                low, high = ask.spans[0]
+                sys.stdout.write(f"      {ask.question}  ->  {statement.text[low:high]}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
