@@ -30,9 +30,10 @@ RETOLD_SHARE = 0.45
 _DEFINED = re.compile(r"\{(\d):([^{}]+)\}")
 _SLOT = re.compile(r"\{(\d)\}")
 _QUESTION = re.compile(r"Q(\d) (.+)")
-_LOWERED = frozenset(
-    "who whom whose what which where when why how in on at by to from for of with under after before until since "
-    "name tell give the did does do is are was were a an".split()
+_LOWERED = re.compile(
+    "(who|whom|whose|what|which|where|when|why|how|in|on|at|by|to|from|for|of|with|under|after|before|until|since"
+    "|name|tell|give|the|did|does|do|is|are|was|were|a|an)\\b",
+    re.IGNORECASE,
 )
 """Words that lose their capital where a question is put after an opening such as "Tell me:"."""
 
@@ -59,7 +60,7 @@ def parse_tales(text: str, source: str) -> list[Tale]:
 
 def _parse_block(lines: Sequence[str], source: str) -> Tale:
     wordings = [line[2:].strip() for line in lines if line.startswith("F ")]
-    asked = [match.groups() for line in lines if (match := _QUESTION.fullmatch(line))]
+    asked = [(match[1], match[2]) for line in lines if (match := _QUESTION.fullmatch(line))]
     where = f"{source}: the block {lines[0][:60]!r}"
     if not wordings or not asked or len(wordings) + len(asked) != len(lines):
         raise ValueError(f"{where} is not F lines and Qn lines")
@@ -150,7 +151,7 @@ class TaleScene:
         for slot, question in chosen:
             core = _SLOT.sub(lambda match: values[match[1]], question).rstrip("?")
             known = tuple(f"{number}={values[number]}" for number in sorted(set(_SLOT.findall(question))))
-            if core.split(" ", 1)[0].lower() in _LOWERED:
+            if _LOWERED.match(core):
                 core = core[0].lower() + core[1:]
             asked = question_text(lexicon, core) if lexicon.flip(0.35) else sentence(core, "?")
             asks.append(Ask(asked, (spans[slot],), ("tale", tale.name, slot, *known), f"tale/{tale.name}"))
