@@ -74,7 +74,7 @@ class Trainer:
     minutes: float | None = None
     steps: int | None = None
     warm_up_steps: int = WARM_UP_STEPS
-    team: Team = Team()
+    team: Team = field(default_factory=Team)
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
