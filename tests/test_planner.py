@@ -101,7 +101,7 @@ def test_an_engine_refuses_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) ->
     from salalocal.engine import load as load_module
 
     engine = salalocal.load(GOLDEN / "m2", device="cpu", dtype="float32")
-    sizes = footprint(engine.config, 4, 256)
+    sizes = footprint(engine.config, 4, load_module.default_chunk(engine.config, engine.device))
     limit = sizes.context_bytes(1000)
     monkeypatch.setattr(engine_module, "available_bytes", lambda _: limit)
     monkeypatch.setattr(load_module, "available_bytes", lambda _: limit)

@@ -1,16 +1,16 @@
 """The ops of the network, one name each; this is the only place that picks an implementation.
 
-`ref/` defines every op in plain PyTorch and runs on any device. Where a kernel exists for a device, the name below
-is bound to a dispatcher; `implementation` says which one serves.
+`ref/` defines every op in plain PyTorch and runs on any device. `cpu/` and `gpu/` hold the same ops made for one kind
+of device; where one exists, the name below is a dispatcher. `implementations` says what serves.
 """
 
 from __future__ import annotations
 
-from salalocal_kernels.ref.attention import (
-    dense_attention,
-    sparse_attention_decode,
-    sparse_attention_prefill,
-)
+from torch import Tensor
+
+from salalocal_kernels.cpu import sparse_attention as _cpu_sparse
+from salalocal_kernels.ref import attention as _ref_attention
+from salalocal_kernels.ref.attention import dense_attention, sparse_attention_decode
 from salalocal_kernels.ref.block_scores import block_scores
 from salalocal_kernels.ref.compress_keys import compress_keys
 from salalocal_kernels.ref.lightning import lightning_decode, lightning_prefill, lightning_slopes
@@ -35,6 +35,16 @@ __all__ = [
     "sparse_attention_decode",
     "sparse_attention_prefill",
 ]
+
+
+def sparse_attention_prefill(
+    q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, first_position: int, scale: float
+) -> Tensor:
+    """`ref.attention.sparse_attention_prefill`; on a processor block by block."""
+    on_cpu = q.device.type == "cpu"
+    serve = _cpu_sparse.sparse_attention_prefill if on_cpu else _ref_attention.sparse_attention_prefill
+    return serve(q, pages, page_table, blocks, first_position, scale)
+
 
 OPS = (
     block_scores,

@@ -14,12 +14,15 @@ from salalocal.planner import Footprint, footprint
 from salalocal.tokenizer import Tokenizer
 from salalocal.weights.build import build_network, check_tensors
 from salalocal.weights.gguf_source import GgufSource
+from salalocal.weights.layout import weight_bytes
 from salalocal.weights.safetensors_source import SafetensorsSource
 from salalocal.weights.source import WeightSource
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-# Tokens per chunk: on a CPU about a second of work, so that progress moves and cancel is heard.
-_CHUNK_TOKENS = {"cpu": 256, "cuda": 8192}
+_GPU_CHUNK_TOKENS = 8192
+# On a CPU about a second of work, so that progress moves and cancel is heard. Larger chunks gain nothing there.
+_CPU_FLOP_PER_SECOND = 1e11
+_CPU_CHUNK_TOKENS = (256, 2048)
 
 
 def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto") -> Engine:
@@ -44,10 +47,11 @@ def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto") ->
     path = find_model(path_or_name)
     config, source, tokenizer = _open(path)
     check_tensors(config, source)
-    sizes, unpack = _choose_packing(config, kind, where)
+    chunk = default_chunk(config, where)
+    sizes, unpack = _choose_packing(config, kind, where, chunk)
     _check_fits(path, sizes, where)
     network = build_network(config, source, kind, where, unpack=unpack)
-    return Engine(network, tokenizer, sizes, _CHUNK_TOKENS[where.type], name=path.stem if path.is_file() else path.name)
+    return Engine(network, tokenizer, sizes, chunk, name=path.stem if path.is_file() else path.name)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -86,17 +90,28 @@ def _open(path: Path) -> tuple[ModelConfig, WeightSource, Tokenizer | None]:
     return config, SafetensorsSource(path), Tokenizer.from_folder(path) if has_tokenizer else None
 
 
-def _choose_packing(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> tuple[Footprint, bool]:
+def default_chunk(config: ModelConfig, device: torch.device) -> int:
+    """Tokens per prefill chunk where a call names none."""
+    if device.type == "cuda":
+        return _GPU_CHUNK_TOKENS
+    parameters = weight_bytes(config, 2, unpacked=True) // 2
+    fewest, most = _CPU_CHUNK_TOKENS
+    return max(fewest, min(most, int(_CPU_FLOP_PER_SECOND / (2 * parameters))))
+
+
+def _choose_packing(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, chunk_tokens: int
+) -> tuple[Footprint, bool]:
     """What the model takes on `device`, and whether its packed weights are unpacked when they are read.
 
     Both ways compute the same. A product with one token takes a CPU 6 to 10 times as long from int4 and 2 to 4 times
     from int8 as from plain numbers; a whole decode step of a small model 3.5 and 2 times.
     """
     if config.quantization is not None and device.type == "cpu":
-        unpacked = footprint(config, dtype.itemsize, _CHUNK_TOKENS[device.type], unpack=True)
+        unpacked = footprint(config, dtype.itemsize, chunk_tokens, unpack=True)
         if unpacked.weight_bytes + unpacked.context_bytes(0) <= available_bytes(device):
             return unpacked, True
-    return footprint(config, dtype.itemsize, _CHUNK_TOKENS[device.type]), False
+    return footprint(config, dtype.itemsize, chunk_tokens), False
 
 
 def _check_fits(path: Path, sizes: Footprint, device: torch.device) -> None:

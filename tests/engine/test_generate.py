@@ -79,7 +79,7 @@ def test_greedy_tokens_are_those_of_stepping(session: Session, greedy: list[int]
 
 
 def test_progress_comes_before_tokens(session: Session) -> None:
-    kinds = [type(event) for event in run(session, random_ids(600), Sampling(max_tokens=2))]
+    kinds = [type(event) for event in run(session, random_ids(4200), Sampling(max_tokens=2))]
     assert kinds == [Progress] * 3 + [Token] * 2 + [Done]
 
 
@@ -171,15 +171,15 @@ def test_documents_read_in_advance_are_a_checkpoint_too(session: Session) -> Non
 
 
 def test_cancel_while_reading_keeps_what_was_read(session: Session) -> None:
-    cancel, ids = threading.Event(), random_ids(600)
+    cancel, ids = threading.Event(), random_ids(4200)
     events = run(session, ids, Sampling(max_tokens=3), cancel=cancel)
     next(events)
     cancel.set()
     with pytest.raises(Cancelled):
         next(events)
-    assert session.length == 256
+    assert session.length == 2048
     _, done = answer(session, ids, Sampling(max_tokens=3))
-    assert done.reused_tokens == 256
+    assert done.reused_tokens == 2048
 
 
 def test_cancel_while_answering_ends_the_answer(session: Session, greedy: list[int]) -> None:

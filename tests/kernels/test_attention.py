@@ -8,8 +8,12 @@ import torch
 from numbers_of import as_array, assert_close, dtypes, random, strided
 from torch import Tensor
 
-from salalocal_kernels import dense_attention, sparse_attention_decode, sparse_attention_prefill
+from salalocal_kernels import dense_attention, sparse_attention_decode
+from salalocal_kernels.cpu import sparse_attention as cpu_module
 from salalocal_kernels.ref import attention as module
+from salalocal_kernels.ref.attention import sparse_attention_prefill
+
+IMPLEMENTATIONS = {"ref": sparse_attention_prefill, "cpu": cpu_module.sparse_attention_prefill}
 
 
 def naive(q, keys, values, first_position, scale, allowed) -> np.ndarray:
@@ -91,9 +95,19 @@ def selection(first: int, tokens: int, block_size: int, kv_heads: int, k: int, s
     ("first", "tokens", "block_size"), [(0, 1, 4), (0, 17, 4), (40, 8, 8), (39, 9, 8), (13, 3, 1), (95, 1, 16)]
 )
 @pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
 def test_sparse_prefill(
-    dtype: torch.dtype, group: int, kv_heads: int, first: int, tokens: int, block_size: int, k: int
+    name: str,
+    dtype: torch.dtype,
+    group: int,
+    kv_heads: int,
+    first: int,
+    tokens: int,
+    block_size: int,
+    k: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(cpu_module, "_TILE", 7)
     context = Context(first + tokens, kv_heads, block_size, dtype)
     q = random(tokens, group * kv_heads, 8, dtype=dtype, seed=1)
     blocks = selection(first, tokens, block_size, kv_heads, k, seed=first + k)
@@ -103,7 +117,7 @@ def test_sparse_prefill(
         return [b * block_size + offset for b in chosen[g][t] if b >= 0 for offset in range(block_size)]
 
     expected = naive(*map(as_array, (q, context.keys, context.values)), first, 0.35, allowed)
-    out = sparse_attention_prefill(strided(q), context.pages, context.table, blocks, first, 0.35)
+    out = IMPLEMENTATIONS[name](strided(q), context.pages, context.table, blocks, first, 0.35)
     assert_close(out, expected, "out", dtype)
 
 
