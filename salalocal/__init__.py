@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from salalocal.engine.progress import Progress
     from salalocal.engine.sampling import Sampling
     from salalocal.engine.session import Session
-    from salalocal.evidence import QuoteMatch
+    from salalocal.evidence import QuoteMatch, ReadPassage
     from salalocal.quantizer import KindReport, QuantizeProgress, QuantizeReport, quantize
     from salalocal.tokenizer import Message
 
@@ -55,7 +55,7 @@ _HOMES = {
     "salalocal.engine.progress": ("Progress",),
     "salalocal.engine.sampling": ("Sampling",),
     "salalocal.engine.session": ("Session",),
-    "salalocal.evidence": ("QuoteMatch",),
+    "salalocal.evidence": ("QuoteMatch", "ReadPassage"),
     "salalocal.quantizer": ("KindReport", "QuantizeProgress", "QuantizeReport", "quantize"),
     "salalocal.tokenizer": ("Message",),
 }
@@ -85,6 +85,7 @@ __all__ = [
     "QuantizeProgress",
     "QuantizeReport",
     "QuoteMatch",
+    "ReadPassage",
     "SalaError",
     "Sampling",
     "Session",

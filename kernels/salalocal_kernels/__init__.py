@@ -18,6 +18,7 @@ from salalocal_kernels.ref.linear import linear
 from salalocal_kernels.ref.rms_norm import rms_norm
 from salalocal_kernels.ref.rope import rope
 from salalocal_kernels.ref.select_blocks import select_blocks
+from salalocal_kernels.ref.token_mass import token_mass
 
 __all__ = [
     "OPS",
@@ -34,6 +35,7 @@ __all__ = [
     "select_blocks",
     "sparse_attention_decode",
     "sparse_attention_prefill",
+    "token_mass",
 ]
 
 
@@ -58,6 +60,7 @@ OPS = (
     select_blocks,
     sparse_attention_decode,
     sparse_attention_prefill,
+    token_mass,
 )
 
 

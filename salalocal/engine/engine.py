@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 
 import psutil
 import torch
@@ -16,8 +17,9 @@ from salalocal.engine.generate import generate
 from salalocal.engine.progress import Progress
 from salalocal.engine.sampling import Sampling
 from salalocal.engine.session import Session
+from salalocal.engine.tally import AttentionTally
 from salalocal.errors import DoesNotFit, InvalidRequest
-from salalocal.evidence import QuoteIndex
+from salalocal.evidence import QuoteIndex, read_passages
 from salalocal.model.network import Network
 from salalocal.planner import Footprint
 from salalocal.tokenizer import Message, Tokenizer
@@ -159,16 +161,23 @@ class Engine:
         """Answers the last message from the documents.
 
         The prompt is system message, documents in the order given, then turns, so that a further turn or another
-        question re-reads none of it. Before `Done` comes `Evidence`: where the answer's quotes stand.
+        question re-reads none of it. Before `Done` comes `Evidence`: where the answer's quotes stand, and which
+        sentences the attention layers read for it.
         """
         prompt = self.tokenizer.encode_prompt(messages, documents)
         answer: list[str] = []
-        for event in self._generate(session, prompt.ids, sampling, cancel, prompt.stable_tokens):
-            if isinstance(event, Token):
-                answer.append(event.text)
-            elif isinstance(event, Done) and documents:
-                yield Evidence(self._quote_index(documents).match("".join(answer)))
-            yield event
+        tally = AttentionTally(session, self.config.sparse_layers, prompt.stable_tokens)
+        with tally.watching() if documents else nullcontext():
+            for event in self._generate(session, prompt.ids, sampling, cancel, prompt.stable_tokens):
+                if isinstance(event, Token):
+                    answer.append(event.text)
+                    if documents:
+                        tally.add()
+                elif isinstance(event, Done) and documents:
+                    quotes = self._quote_index(documents).match("".join(answer))
+                    files = self.tokenizer.document_tokens(documents, prompt.documents_at)
+                    yield Evidence(quotes, read_passages(tally.mass(), files))
+                yield event
 
     def _generate(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from salalocal.evidence import QuoteMatch
+from salalocal.evidence import QuoteMatch, ReadPassage
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -23,9 +23,15 @@ class Token:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where the answer's quotes stand in the documents, in the order of the answer."""
+    """What the answer stands on.
+
+    Attributes:
+        quotes: where its quotes stand in the documents, in the order of the answer.
+        passages: the sentences that the attention layers read for it, those with the most attention first.
+    """
 
     quotes: tuple[QuoteMatch, ...]
+    passages: tuple[ReadPassage, ...] = ()
 
 
 @dataclass(frozen=True)

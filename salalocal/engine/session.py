@@ -16,6 +16,7 @@ from salalocal.engine.progress import Progress, RateMeter
 from salalocal.engine.schedule import chunk_edges, common_length, thin
 from salalocal.errors import Cancelled, ContextTooLong, InvalidRequest
 from salalocal.model.network import Network
+from salalocal.model.sparse_layer import BlocksRead
 
 # States of older checkpoints are thinned out beyond this.
 CHECKPOINT_BUDGET_BYTES = 1 << 30
@@ -37,6 +38,7 @@ class Session:
     Attributes:
         token_ids: the tokens read.
         checkpoints: those kept, by position; the first is at 0. Thinned out beyond CHECKPOINT_BUDGET_BYTES.
+        is_watched: keep, from the next call on, how the attention of a call's last token is shared out.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class Session:
         self._default_chunk = default_chunk
         self.max_tokens = max_tokens
         self._records = record_selection
+        self.is_watched = False
         self._selection: dict[int, list[Tensor]] = {}
+        self._last_read: dict[int, BlocksRead] = {}
         self._logits: Tensor | None = None
         self.token_ids: list[int] = []
         self.checkpoints: list[Checkpoint] = []
@@ -127,7 +131,7 @@ class Session:
         start, stop = self.length, self.length + len(token_ids)
         wanted = set(checkpoints_at)
         is_sparse = self._is_sparse(stop if final_length is None else final_length)
-        self._selection = {}
+        self._selection, self._last_read = {}, {}
         if start in wanted:
             self.checkpoint()
         self._cache.reserve(stop - start)
@@ -146,19 +150,21 @@ class Session:
 
     def _read_chunk(self, token_ids: list[int], is_sparse: bool, all_logits: list[Tensor] | None) -> None:
         """All of a chunk or, where anything fails, nothing of it."""
-        selection: dict[int, Tensor] = {}
+        found: dict[int, BlocksRead] = {}
         ids = torch.tensor(token_ids, dtype=torch.int64).to(self._network.device)
         with torch.inference_mode():
-            record = selection.__setitem__ if self._records else None
-            hidden, states = self._network.read(ids, self._cache, is_sparse, record)
+            record = found.__setitem__ if self._records or self.is_watched else None
+            hidden, states = self._network.read(ids, self._cache, is_sparse, record, self.is_watched)
             logits = self._network.logits(hidden if all_logits is not None else hidden[-1:])
         # Outside inference mode, so that callers may do with the copies what they like; and no view of a whole chunk.
         last = logits[-1].clone()
         self._cache.commit(len(token_ids), states)
         self.token_ids.extend(token_ids)
         self._logits = last
-        for layer, blocks in selection.items():
-            self._selection.setdefault(layer, []).append(blocks)
+        self._last_read = found if self.is_watched else {}
+        for layer, read in found.items():
+            if self._records and read.selected is not None:
+                self._selection.setdefault(layer, []).append(read.selected)
         if all_logits is not None:
             all_logits.append(logits)
 
@@ -229,7 +235,7 @@ class Session:
         del self.token_ids[target.position :]
         self.checkpoints = [known for known in self.checkpoints if known.position <= target.position]
         self._valid = weakref.WeakSet(known for known in self._valid if known.position <= target.position)
-        self._selection = {}
+        self._selection, self._last_read = {}, {}
 
     def fork(self) -> Session:
         """A second session with the same past; K/V is shared until one of them writes.
@@ -266,6 +272,32 @@ class Session:
             raise InvalidRequest(f"layer {layer} selects no blocks; sparse are {self._network.config.sparse_layers}")
         parts = self._selection.get(layer)
         return None if not parts else torch.cat(parts, dim=1)
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether `attention_mass` has something to tell of the last call."""
+        return bool(self._last_read)
+
+    def attention_mass(self, layer: int) -> tuple[Tensor, Tensor]:
+        """How the attention of the last token of the last call is shared out.
+
+        Args:
+            layer: index among all layers.
+
+        Returns:
+            its blocks, int32 [n_kv_heads, k], -1 padded (all of the context where the call was dense), and the
+            attention of their tokens, float32 [n_kv_heads, k, block_size], summed over the heads of each group.
+
+        Raises:
+            InvalidRequest: the session was not watched in its last call, or the layer is no attention layer.
+        """
+        read = self._last_read.get(layer)
+        if read is None or read.last_blocks is None or read.last_mass is None:
+            raise InvalidRequest(
+                f"layer {layer} has no attention to show: is_watched must be set before the call, and attention layers "
+                f"are {self._network.config.sparse_layers}"
+            )
+        return read.last_blocks, read.last_mass
 
     def linear_state(self, layer: int) -> Tensor:
         """State [heads, d_k, d_v] of a lightning layer, float32 (float64 in a float64 run).

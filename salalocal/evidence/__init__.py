@@ -1,4 +1,4 @@
-"""What an answer stands on: its quotes matched back to their places in the documents.
+"""What an answer stands on: its quotes matched back to their places in the documents, and what was read for it.
 
 Knows words and passages. Knows no model and no file format.
 """
@@ -6,5 +6,6 @@ Knows words and passages. Knows no model and no file format.
 from __future__ import annotations
 
 from salalocal.evidence.quote_index import QuoteIndex, QuoteMatch, match_quotes
+from salalocal.evidence.read_passages import FileTokens, ReadPassage, read_passages
 
-__all__ = ["QuoteIndex", "QuoteMatch", "match_quotes"]
+__all__ = ["FileTokens", "QuoteIndex", "QuoteMatch", "ReadPassage", "match_quotes", "read_passages"]

@@ -20,12 +20,12 @@ from salalocal.config import ModelConfig
 from salalocal.model.feed_forward import FeedForward
 from salalocal.model.lightning_layer import LightningLayer
 from salalocal.model.span import Span
-from salalocal.model.sparse_layer import SparseLayer
+from salalocal.model.sparse_layer import BlocksRead, SparseLayer
 from salalocal_kernels import rms_norm
 from salalocal_quant import Weight
 
-# Called with the layer's index and its selected blocks, int32 [Hkv, T, k].
-SelectionRecorder = Callable[[int, Tensor], None]
+# Called with an attention layer's index and what it read.
+ReadingRecorder = Callable[[int, BlocksRead], None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,12 @@ class Network:
     head: Weight
 
     def read(
-        self, ids: Tensor, cache: SessionCache, is_sparse: bool, record: SelectionRecorder | None
+        self,
+        ids: Tensor,
+        cache: SessionCache,
+        is_sparse: bool,
+        record: ReadingRecorder | None,
+        is_watched: bool = False,
     ) -> tuple[Tensor, list[Tensor]]:
         """Reads tokens after those of `cache`, whose length moves only when the caller commits them.
 
@@ -69,14 +74,15 @@ class Network:
             ids: [T] int64 on the device, T >= 1.
             cache: the session's memory; K/V and compressed keys of the T tokens are written past its length.
             is_sparse: whether attention layers select blocks.
-            record: told the selection of every sparse layer.
+            record: told what every attention layer read.
+            is_watched: `record` is also told how the last token's attention is shared out.
 
         Returns:
             hidden [T, h]: the residual stream after the last layer, at least float32; and the linear states after
             these tokens, for `cache.commit`.
         """
         config = self.config
-        span = Span(cache.length, ids.shape[0], is_sparse)
+        span = Span(cache.length, ids.shape[0], is_sparse, is_watched)
         cache.extend(span.tokens)
         states: list[Tensor] = []
         attention_index = 0
@@ -86,10 +92,10 @@ class Network:
         for number, layer in enumerate(self.layers):
             y = rms_norm(x, layer.input_norm, config.rms_norm_eps)
             if isinstance(layer.mixer, SparseLayer):
-                mixed, blocks = layer.mixer(y, cache.attention(attention_index), span)
+                mixed, blocks_read = layer.mixer(y, cache.attention(attention_index), span)
                 attention_index += 1
-                if record is not None and blocks is not None:
-                    record(number, blocks)
+                if record is not None:
+                    record(number, blocks_read)
             else:
                 mixed, state = layer.mixer(y, cache.states[len(states)], span)
                 states.append(state)

@@ -13,11 +13,13 @@ class Span:
         first_position: absolute position of the first one.
         tokens: how many.
         is_sparse: whether attention layers select blocks; decided on the final length of the whole prompt.
+        is_watched: whether attention layers say how the last token's attention is shared out.
     """
 
     first_position: int
     tokens: int
     is_sparse: bool
+    is_watched: bool = False
 
     @property
     def length(self) -> int:

@@ -17,11 +17,27 @@ from salalocal_kernels import (
     select_blocks,
     sparse_attention_decode,
     sparse_attention_prefill,
+    token_mass,
 )
 from salalocal_quant import Weight
 
 # Queries scored, selected and attended together: bounds the queries x blocks scores whatever the chunk.
 _TILE_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class BlocksRead:
+    """What an attention layer read for some tokens.
+
+    Attributes:
+        selected: int32 [Hkv, T, K], ascending, -1 padded; None where the call was dense.
+        last_blocks, last_mass: the blocks of the last token, int32 [Hkv, K], and how its attention is shared out among
+            their tokens, float32 [Hkv, K, B]; None where the span is not watched.
+    """
+
+    selected: Tensor | None
+    last_blocks: Tensor | None = None
+    last_mass: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -41,12 +57,8 @@ class SparseLayer:
     o_proj: Weight
     o_gate: Weight | None
 
-    def __call__(self, y: Tensor, cache: AttentionCache, span: Span) -> tuple[Tensor, Tensor | None]:
-        """Mixes normed input y [T, h] with the context.
-
-        Returns:
-            [T, h], and the selected blocks int32 [Hkv, T, k] (None where the call was dense).
-        """
+    def __call__(self, y: Tensor, cache: AttentionCache, span: Span) -> tuple[Tensor, BlocksRead]:
+        """Mixes normed input y [T, h] with the context; returns [T, h] and what was read."""
         config, dim = self.config, self.config.sparse_head_dim
         q = self.q_proj(y).view(span.tokens, config.num_attention_heads, dim)
         k = self.k_proj(y).view(span.tokens, config.num_key_value_heads, dim)
@@ -60,10 +72,21 @@ class SparseLayer:
             out, blocks = self._sparse(q, cache, span, scale)
         else:
             out, blocks = dense_attention(q, cache.context(span.length), span.first_position, scale), None
+        read = BlocksRead(blocks)
+        if span.is_watched:
+            last = self._every_block(span, q.device) if blocks is None else blocks[:, -1]
+            mass = token_mass(q[-1], cache.pages, cache.page_table, last, span.length, scale)
+            read = BlocksRead(blocks, last, mass)
         out = out.reshape(span.tokens, -1)
         if self.o_gate is not None:
             out = out * torch.sigmoid(self.o_gate(y))
-        return self.o_proj(out), blocks
+        return self.o_proj(out), read
+
+    def _every_block(self, span: Span, device: torch.device) -> Tensor:
+        """int32 [Hkv, N]: all blocks of the context."""
+        count = -(-span.length // self.config.block_size)
+        everything = torch.arange(count, dtype=torch.int32, device=device)
+        return everything.expand(self.config.num_key_value_heads, count)
 
     def _sparse(self, q: Tensor, cache: AttentionCache, span: Span, scale: float) -> tuple[Tensor, Tensor]:
         """Scores, selects and attends in tiles of queries; the keys after a tile are in its future."""

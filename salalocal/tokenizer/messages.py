@@ -47,8 +47,10 @@ class Prompt:
 
     `ids` are all of it, up to where the assistant begins to speak. The first `stable_tokens` of them come
     before the first user's own words: template, system message and documents. They depend on nothing that
-    is asked later, so what was computed for them holds for every question about the same documents.
+    is asked later, so what was computed for them holds for every question about the same documents. The documents
+    begin at `documents_at`.
     """
 
     ids: list[int]
     stable_tokens: int
+    documents_at: int = 0

@@ -10,10 +10,12 @@ import os
 import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from salalocal.documents import Document, SourceFile
 from salalocal.errors import BadTokenizer, InvalidRequest
+from salalocal.evidence import FileTokens
 from salalocal.tokenizer.backend import Backend, build_backend
 from salalocal.tokenizer.byte_tokens import SPACE_MARK
 from salalocal.tokenizer.cutting import cut
@@ -64,7 +66,7 @@ class Tokenizer:
         self._stand_in = next((char for char in "\ufffd?" if not self._lacks(char)), None)
         if self._stand_in is None:
             raise BadTokenizer("the vocabulary has no token for U+FFFD nor for a question mark")
-        self._encoded_files: dict[SourceFile, array[int]] = {}
+        self._encoded_files: dict[SourceFile, tuple[array[int], array[int]]] = {}
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str]) -> Tokenizer:
@@ -136,8 +138,18 @@ class Tokenizer:
         """The ids of a document as a prompt holds them: each file a line with its path, then its text."""
         ids: list[int] = []
         for file in document.files:
-            ids.extend(self._file_ids(file))
+            ids.extend(self._encode_file(file)[0])
         return ids
+
+    def document_tokens(self, documents: Sequence[Document], at: int) -> list[FileTokens]:
+        """Where the files of documents stand in a prompt that holds them from position `at` on."""
+        found = []
+        for document in documents:
+            for file in document.files:
+                ids, ends = self._encode_file(file)
+                found.append(FileTokens(file, at, ends, partial(self._decode_slice, ids)))
+                at += len(ids)
+        return found
 
     def encode_prompt(self, messages: Sequence[Message], documents: Sequence[Document] = ()) -> Prompt:
         """The prompt of a conversation, ending where the assistant begins to speak.
@@ -165,7 +177,7 @@ class Tokenizer:
             preamble = turns.pop(0).content + "\n\n"
             pieces, asked = self._layout([turn.role for turn in turns]), 0
         ids: list[int] = []
-        stable_tokens = 0
+        stable_tokens = documents_at = 0
         for index, turn in enumerate(turns):
             self._encode_template_into(ids, pieces[index], after_text=index > 0)
             content = turn.content
@@ -173,13 +185,14 @@ class Tokenizer:
                 ids.extend(self.encode_text(preamble))
                 if documents:
                     ids.extend(self.encode_text(DOCUMENTS_INTRO))
+                    documents_at = len(ids)
                     for document in documents:
                         ids.extend(self.encode_document(document))
                     content = QUESTION_INTRO + content
                 stable_tokens = len(ids)
             ids.extend(self.encode_text(content))
         self._encode_template_into(ids, pieces[-1], after_text=True)
-        return Prompt(ids, stable_tokens)
+        return Prompt(ids, stable_tokens, documents_at)
 
     def decode(self, ids: Iterable[int], *, with_special: bool = False) -> str:
         """The text of `ids`; markers are left out, or with `with_special` shown as they are written.
@@ -194,6 +207,9 @@ class Tokenizer:
     def stream(self) -> TextStream:
         """A new `TextStream`, for the text of one answer as it is generated."""
         return TextStream(self._backend.token_bytes, self._backend.skipped_ids)
+
+    def _decode_slice(self, ids: Sequence[int], low: int, high: int) -> str:
+        return self.decode(ids[low:high])
 
     def _lacks(self, text: str) -> bool:
         missing = self._backend.missing
@@ -224,18 +240,23 @@ class Tokenizer:
         if start < len(piece):
             ids.extend(self._backend.template_encoder.encode(piece[start:], add_special_tokens=False).ids)
 
-    def _file_ids(self, file: SourceFile) -> array[int]:
-        """The ids of one file, kept: the next question about the same library does not encode it again."""
+    def _encode_file(self, file: SourceFile) -> tuple[array[int], array[int]]:
+        """The ids of one file, and where the line with its path and each of its spans end among them.
+
+        Kept: the next question about the same library does not encode it again.
+        """
         kept = self._encoded_files.get(file)
         if kept is None:
             ids = self.encode_text(f"File: {file.path}\n\n")
+            ends = [len(ids)]
             for index, span in enumerate(file.spans):
                 last = index + 1 == len(file.spans)
                 gap = "" if span.text.endswith("\n") else "\n"
                 ids.extend(self.encode_text(span.text + gap + ("\n" if last else "")))
+                ends.append(len(ids))
             if len(self._encoded_files) >= _KEPT_FILES:
                 self._encoded_files.pop(next(iter(self._encoded_files)), None)
-            kept = self._encoded_files[file] = array("i", ids)
+            kept = self._encoded_files[file] = (array("i", ids), array("i", ends))
         return kept
 
     def _layout(self, roles: Sequence[str]) -> tuple[str, ...]:

@@ -24,10 +24,12 @@ from typing import Any
 import numpy as np
 
 from salalocal.errors import BadDocument
+from salalocal.training.filler import SYNONYM_FILE
 from salalocal.training.lexicon import ASSETS
 from salalocal.training.passages import PassageTable, find_passages
 from salalocal.training.readers import READERS
-from salalocal.training.sources import SOURCES, Source
+from salalocal.training.sources import SOURCES, SYNONYM_FOLDER, Source
+from salalocal.training.synonyms import read_synonyms
 from salalocal.training.vocabulary import train_tokenizer
 
 log = logging.getLogger(__name__)
@@ -115,7 +117,7 @@ def read_source(source: Source, cache: Path) -> Iterator[Text]:
 
 
 def build(cache: Path, out: Path, vocab_size: int, seed: int = 1) -> dict[str, object]:
-    """Write `tokenizer.json`, `corpus.npz` and `manifest.json` into `out`; returns the manifest.
+    """Write `tokenizer.json`, `corpus.npz`, `synonyms.json` and `manifest.json` into `out`; returns the manifest.
 
     `corpus.npz` holds token_ids [tokens] uint16 with texts back to back, text_starts [texts + 1], text_weights,
     text_held_out, and the passages found in them (see `passages.py`).
@@ -167,6 +169,8 @@ def build(cache: Path, out: Path, vocab_size: int, seed: int = 1) -> dict[str, o
         "tokens": starts[-1],
         "passages": len(table),
     }
+    synonyms = read_synonyms(cache / SYNONYM_FOLDER)
+    (out / SYNONYM_FILE).write_text(json.dumps(synonyms) + "\n")
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
 

@@ -27,8 +27,8 @@ TOKENS_PER_STEP = 131_072
 FULL = (
     Stage(0.07, 256, "dense", 0.0, SampleShape(512, 8, 0.36, 48, 16)),
     Stage(0.36, 64, "dense", 3.5, SampleShape(2048, 34, 0.32, 160, 48), 2.0),
-    Stage(0.68, 16, "dense", 5.0, SampleShape(8192, 160, 0.22, 256, 128), 2.5),
-    Stage(0.90, 4, "dense", 5.5, SampleShape(32768, 500, 0.13, 512, 320), 1.5),
+    Stage(0.70, 16, "dense", 5.0, SampleShape(8192, 160, 0.22, 256, 128), 2.5),
+    Stage(0.92, 4, "dense", 5.5, SampleShape(32768, 500, 0.13, 512, 320), 1.5),
     Stage(1.00, 16, "sparse", 5.5, SampleShape(8192, 160, 0.22, 256, 128)),
 )
 SMALL = (

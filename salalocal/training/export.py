@@ -15,6 +15,7 @@ from salalocal.training.network import Network
 from salalocal.training.vocabulary import END_OF_TEXT, TURN_END, special_id, write_tokenizer_files
 
 SINGLE_FILE = "model.safetensors"
+_ROW_SCALE = ".row_scale"
 INDEX_FILE = "model.safetensors.index.json"
 
 
@@ -41,12 +42,29 @@ def export(network: Network, tokenizer: Tokenizer, folder: Path, shard_bytes: in
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=1) + "\n")
 
 
+def export_master(network: Network, folder: Path) -> None:
+    """Write weights to go on training from in half the bytes: matrices as int8 rows, each with a scale of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    for name, value in network.state_dict().items():
+        if value.ndim == 2:
+            scale = value.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+            tensors[name] = (value / scale).round().to(torch.int8)
+            tensors[name + _ROW_SCALE] = scale
+        else:
+            tensors[name] = value.contiguous()
+    save_file(tensors, folder / SINGLE_FILE)
+
+
 def load_weights(network: Network, folder: Path) -> None:
-    """Take the weights of an exported folder, whole or in shards, into the network."""
+    """Take the weights of an exported folder or master, whole or in shards, into the network."""
     tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors.update(load_file(path))
-    network.load_state_dict({name: value.float() for name, value in tensors.items()})
+    scales = {name: tensors.pop(name) for name in [*tensors] if name.endswith(_ROW_SCALE)}
+    network.load_state_dict(
+        {name: value.float() * scales.get(name + _ROW_SCALE, torch.ones(())) for name, value in tensors.items()}
+    )
 
 
 def read_geometry(folder: Path) -> Geometry:

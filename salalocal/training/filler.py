@@ -5,6 +5,7 @@ Reads what `corpus.py` wrote; knows no questions.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from salalocal.errors import BadDocument
 
 CORPUS_FILE = "corpus.npz"
 TOKENIZER_FILE = "tokenizer.json"
+SYNONYM_FILE = "synonyms.json"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,10 @@ class Corpus:
             odds = np.where(held_out == flag, weights, 0.0)
             self._odds[flag] = np.cumsum(odds / odds.sum())
         self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        synonyms = folder / SYNONYM_FILE
+        self.synonyms: dict[str, list[str]] = json.loads(synonyms.read_text()) if synonyms.is_file() else {}
         pieces = [self.tokenizer.decode([i], skip_special_tokens=False) for i in range(self.tokenizer.get_vocab_size())]
+        self._pieces = pieces
         self._ends_line = np.array([piece.endswith("\n") for piece in pieces])
         self._ends_sentence = np.array([piece.endswith((".", "!", "?")) for piece in pieces])
         self._begins_blank = np.array([piece.startswith(" ") and len(piece) > 1 for piece in pieces])
@@ -65,6 +70,12 @@ class Corpus:
         if start > low and len(lines) and start + int(lines[0]) + 1 < high:
             start += int(lines[0]) + 1
         return Chunk(start, min(start + tokens, high))
+
+    def text(self, chunk: Chunk) -> tuple[str, np.ndarray]:
+        """The text of a chunk, and where each token ends in it. Characters of more than one token come out as U+FFFD,
+        once for each."""
+        parts = [self._pieces[i] for i in self.token_ids[chunk.start : chunk.end].tolist()]
+        return "".join(parts), np.cumsum([len(part) for part in parts])
 
     def gaps(self, chunk: Chunk, at_lines: bool) -> np.ndarray:
         """Offsets within the chunk where a sentence may go in: before a line, or between two sentences of one."""

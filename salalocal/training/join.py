@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from salalocal.training.export import export, load_weights, read_geometry
+from salalocal.training.export import export, export_master, load_weights, read_geometry
 from salalocal.training.filler import TOKENIZER_FILE
 from salalocal.training.network import Execution, Network
 
@@ -21,9 +21,12 @@ def main() -> None:
     parser.add_argument("shards", type=Path, help="folder with config.json and model-*.safetensors")
     parser.add_argument("--corpus", type=Path, default=Path(".corpus"))
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--master", type=Path, help="also write weights to go on training from, as int8")
     arguments = parser.parse_args()
     network = Network(read_geometry(arguments.shards), Execution())
     load_weights(network, arguments.shards)
+    if arguments.master:
+        export_master(network, arguments.master)
     export(network, Tokenizer.from_file(str(arguments.corpus / TOKENIZER_FILE)), arguments.out)
 
 

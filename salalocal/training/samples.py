@@ -6,23 +6,29 @@ they stand in the documents. Knows nothing of the network.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
 
 from salalocal.training import prompt
+from salalocal.training.cloze import ClozeMaker
 from salalocal.training.filler import Chunk, Corpus
 from salalocal.training.lexicon import Lexicon
 from salalocal.training.passages import Kind
 from salalocal.training.reading import quote_question, reading_question
+from salalocal.training.relations import question_text
 from salalocal.training.scenes import Scene, draw_scene
 from salalocal.training.statements import ABSENT_ANSWER, Ask, Split
 from salalocal.training.vocabulary import END_OF_TEXT, TURN_END, special_id
 
 TEXT, ANSWER, IGNORED = 1, 2, 0
-ABSENT_SHARE = 0.15
-PASSAGE_SHARE = 0.25
+ABSENT_SHARE = 0.08
+PASSAGE_SHARE = 0.14
+CLOZE_SHARE = 0.34
+CLOZE_TOKENS = 90
+"""A question about any sentence is made for so many tokens of filler."""
 QUOTE_SHARE = 0.05
 """Of the facts so many are asked for as whole sentences."""
 NEAR_TOKENS = 40
@@ -39,6 +45,7 @@ class Task(IntEnum):
     PASSAGE = 4
     ABSENT = 5
     TALE = 6
+    CLOZE = 7
 
 
 _TASKS = {"event": Task.EVENT, "code": Task.CODE, "mention": Task.MENTION, "tale": Task.TALE}
@@ -77,6 +84,20 @@ class Sample:
     crowding: float
 
 
+@dataclass
+class _Region:
+    """The documents of a sequence.
+
+    ids: their tokens. spans: per statement the (start, end) token range of each of its asks' spans and of the whole of
+    it, relative to the first id. passages: (passage, start, end) of usable ones. clozes: (question, start, end).
+    """
+
+    ids: list[int] = field(default_factory=list)
+    spans: list[list[tuple[int, int]]] = field(default_factory=list)
+    passages: list[tuple[int, int, int]] = field(default_factory=list)
+    clozes: list[tuple[str, int, int]] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class _Answer:
     question: str
@@ -112,24 +133,18 @@ class Sampler:
         facts = shape.facts
         while True:
             scene = draw_scene(lexicon, self._split, max(1, lexicon.between(facts // 4, facts)))
-            region, planted, passages = self._documents(scene, budget)
+            region = self._documents(scene, budget)
             # Long statements can fill more than their room; fewer of them then.
-            if len(region) <= budget + question_budget // 3:
+            if len(region.ids) <= budget + question_budget // 3:
                 break
             facts = max(1, facts * 2 // 3)
         base = len(opening)
-        document = np.array([*opening, *region], np.int64)
-        answers = self._answers(scene, planted, passages, base, shape.max_questions)
+        document = np.array([*opening, *region.ids], np.int64)
+        answers = self._answers(scene, region, base, shape.max_questions)
         return self._assemble(document, answers, shape)
 
-    def _documents(
-        self, scene: Scene, budget: int
-    ) -> tuple[list[int], list[list[tuple[int, int]]], list[tuple[int, int, int]]]:
-        """Files of filler with the scene's statements in between.
-
-        Returns the token ids, per statement the (start, end) token range of each of its asks' spans relative to the
-        first returned token (whole statement where it has no asks), and (passage, start, end) of usable passages.
-        """
+    def _documents(self, scene: Scene, budget: int) -> _Region:
+        """Files of filler with the scene's statements in between."""
         lexicon, rng = self._lexicon, self._rng
         inline = [not s.is_line and lexicon.flip(0.6) for s in scene.statements]
         texts = [f" {s.text}" if flows else f"{s.text}\n" for s, flows in zip(scene.statements, inline, strict=True)]
@@ -146,10 +161,8 @@ class Sampler:
             chunks.append(chunk)
             left = max(0, left - (chunk.end - chunk.start))
         slots = self._slots(chunks, inline)
-        ids: list[int] = []
-        spans: list[list[tuple[int, int]]] = []
-        passages: list[tuple[int, int, int]] = []
-        turn = 0
+        region = _Region()
+        ids, turn = region.ids, 0
         for index, chunk in enumerate(chunks):
             ids.extend(headers[index])
             first = len(ids)
@@ -160,14 +173,32 @@ class Sampler:
                 ids.extend(self._corpus.token_ids[chunk.start + position : chunk.start + gap].tolist())
                 position = gap
                 statement_ids, offsets = encoded[turn]
-                spans.append(self._spans(scene, turn, offsets, inline[turn], len(ids)))
+                region.spans.append(self._spans(scene, turn, offsets, inline[turn], len(ids)))
                 ids.extend(statement_ids)
                 shifts.append((gap, len(ids) - gap))
                 turn += 1
             ids.extend(self._corpus.token_ids[chunk.start + position : chunk.end].tolist())
-            passages.extend(self._located(chunk, first, shifts))
+            for passage in self._corpus.passages(chunk).tolist():
+                low, high = int(self._corpus.passage_starts[passage]), int(self._corpus.passage_ends[passage])
+                if (base := _shifted(low - chunk.start, high - chunk.start, first, shifts)) is not None:
+                    region.passages.append((passage, base + low - chunk.start, base + high - chunk.start))
+            for question, low, high in self._clozes(chunk):
+                if (base := _shifted(low, high, first, shifts)) is not None:
+                    region.clozes.append((question, base + low, base + high))
             ids.extend(closing)
-        return ids, spans, passages
+        return region
+
+    def _clozes(self, chunk: Chunk) -> Iterator[tuple[str, int, int]]:
+        """(question, first token, last + 1) about sentences of a chunk, relative to its start."""
+        text, ends = self._corpus.text(chunk)
+        starts = np.concatenate([[0], ends[:-1]])
+        maker = ClozeMaker(self._lexicon, self._corpus.synonyms, text)
+        for cloze in maker.draw(1 + (chunk.end - chunk.start) // CLOZE_TOKENS):
+            low = int(np.searchsorted(ends, cloze.start, side="right"))
+            high = int(np.searchsorted(starts, cloze.end, side="left"))
+            # A token of a blank and the word after it begins one character early.
+            if starts[low] in (cloze.start, cloze.start - 1) and ends[high - 1] == cloze.end:
+                yield cloze.question, low, high
 
     def _slots(self, chunks: list[Chunk], inline: list[bool]) -> list[tuple[int, int]]:
         """(chunk, offset) for every statement, in rising order; sentences between sentences, lines between lines."""
@@ -208,24 +239,10 @@ class Sampler:
             found.append((base + inside[0], base + inside[-1] + 1) if exact else (-1, -1))
         return found
 
-    def _located(self, chunk: Chunk, first: int, shifts: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
-        """Passages of the chunk with their token range; those that a planted statement tore apart are left out."""
-        located = []
-        gaps = [gap for gap, _ in shifts]
-        for passage in self._corpus.passages(chunk).tolist():
-            low = int(self._corpus.passage_starts[passage]) - chunk.start
-            high = int(self._corpus.passage_ends[passage]) - chunk.start
-            before = int(np.searchsorted(gaps, low, side="right"))
-            if before == int(np.searchsorted(gaps, high, side="left")):
-                base = shifts[before - 1][1] if before else first
-                located.append((passage, base + low, base + high))
-        return located
-
     def _answers(
         self,
         scene: Scene,
-        planted: list[list[tuple[int, int]]],
-        passages: list[tuple[int, int, int]],
+        region: _Region,
         base: int,
         limit: int,
     ) -> list[_Answer]:
@@ -233,7 +250,8 @@ class Sampler:
         lexicon = self._lexicon
         facts = iter(scene.asks)
         absent = iter(scene.absent)
-        readable = iter([passages[i] for i in lexicon.shuffled(len(passages))])
+        readable = iter([region.passages[i] for i in lexicon.shuffled(len(region.passages))])
+        clozes = iter([region.clozes[i] for i in lexicon.shuffled(len(region.clozes))])
         answers: list[_Answer] = []
         while len(answers) < limit:
             draw = self._rng.random()
@@ -246,11 +264,14 @@ class Sampler:
                 kind = Kind(int(self._corpus.passage_kinds[index]))
                 question, _ = reading_question(lexicon, kind, self._corpus.key(index), self._split)
                 answer = _Answer(question, tuple(range(base + low, base + high)), Task.PASSAGE)
+            elif draw < ABSENT_SHARE + PASSAGE_SHARE + CLOZE_SHARE and (cloze := next(clozes, None)) is not None:
+                question = question_text(lexicon, cloze[0])
+                answer = _Answer(question, tuple(range(base + cloze[1], base + cloze[2])), Task.CLOZE)
             else:
                 fact = next(facts, None)
                 if fact is None:
                     break
-                answer = self._fact_answer(scene, fact, planted, base)
+                answer = self._fact_answer(scene, fact, region.spans, base)
             if answer is not None:
                 answers.append(answer)
         return answers
@@ -316,3 +337,13 @@ class Sampler:
         for source in {source for _, source in pairs}:
             far[max(0, source - NEAR_TOKENS) : source + NEAR_TOKENS] = 0
         return Sample(token_ids, role_array, query, source_array, len(document), asked, far, float(self._rng.random()))
+
+
+def _shifted(low: int, high: int, first: int, shifts: list[tuple[int, int]]) -> int | None:
+    """What to add to tokens [low, high) of a chunk that begins at `first`, after statements were put in at `shifts`
+    (offset, what to add from there on); None where one of them tore the tokens apart."""
+    gaps = [gap for gap, _ in shifts]
+    before = int(np.searchsorted(gaps, low, side="right"))
+    if before != int(np.searchsorted(gaps, high, side="left")):
+        return None
+    return shifts[before - 1][1] if before else first

@@ -40,6 +40,8 @@ class Source:
 
 
 MEGABYTE = 1_000_000
+SYNONYM_FOLDER = "wordnet-base/unpacked/usr/share/wordnet"
+"""Below the cache: where the words of the same meaning come from."""
 
 SOURCES = (
     Source(

@@ -24,10 +24,13 @@ from salalocal.training.statements import Ask, Split, Statement, sentence, split
 
 TALES = ASSETS / "tales"
 ASKS_PER_TALE = 3
+MASKED_SHARE = 0.35
+"""Of the tales so many have some of their own words replaced by others."""
 RETOLD_SHARE = 0.45
 """Of the tales so many are told again in the same text with other values: colliding keys."""
 
 _DEFINED = re.compile(r"\{(\d):([^{}]+)\}")
+_LONG_WORD = re.compile(r"(?<!\{)\b[a-z]{5,}\b")
 _SLOT = re.compile(r"\{(\d)\}")
 _QUESTION = re.compile(r"Q(\d) (.+)")
 _LOWERED = re.compile(
@@ -146,6 +149,8 @@ class TaleScene:
         if not chosen or any(old.answers(telling) or telling.answers(old) for old in told):
             return None
         told.append(telling)
+        if lexicon.flip(MASKED_SHARE):
+            wording, chosen = self._masked(wording, chosen)
         text, spans = _render(wording, values)
         asks = []
         for slot, question in chosen:
@@ -155,10 +160,26 @@ class TaleScene:
                 core = core[0].lower() + core[1:]
             asked = question_text(lexicon, core) if lexicon.flip(0.35) else sentence(core, "?")
             asks.append(Ask(asked, (spans[slot],), ("tale", tale.name, slot, *known), f"tale/{tale.name}"))
-        return Statement(text, tuple(asks))
+        return Statement(text, tuple(asks), is_line)
+
+    def _masked(self, wording: str, questions: tuple[tuple[str, str], ...]) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """Other words, drawn at random, for some of those that sentence and questions share: the question can then be
+        matched by what stands in the text, and not by knowing the tale."""
+        lexicon = self._lexicon
+        asked = " ".join(question for _, question in questions)
+        for word in sorted(set(_LONG_WORD.findall(wording)) & set(_LONG_WORD.findall(asked))):
+            if lexicon.flip():
+                other = lexicon.pick(
+                    lexicon.word("object"), lexicon.word("book"), lexicon.word("topic"), lexicon.word("building"),
+                    lexicon.word("adjective"), lexicon.word("codeverb"), lexicon.invented().lower(),
+                )  # fmt: skip
+                whole = re.compile(rf"\b{word}\b")
+                wording = whole.sub(other, wording)
+                questions = tuple((slot, whole.sub(other, question)) for slot, question in questions)
+        return wording, questions
 
 
-def _render(wording: str, values: dict[str, str]) -> tuple[str, dict[str, tuple[int, int]]]:
+def _render(wording: str, values: dict[str, str], is_line: bool) -> tuple[str, dict[str, tuple[int, int]]]:
     """The sentence, and the character span of the first mention of every slot."""
     text, spans, at = "", dict[str, tuple[int, int]](), 0
     for match in _SLOT.finditer(wording):
@@ -166,7 +187,8 @@ def _render(wording: str, values: dict[str, str]) -> tuple[str, dict[str, tuple[
         spans.setdefault(match[1], (len(text), len(text) + len(values[match[1]])))
         text += values[match[1]]
         at = match.end()
-    return sentence(text + wording[at:]), spans
+    text += wording[at:]
+    return (text if is_line else sentence(text)), spans
 
 
 def main() -> int:

@@ -1,0 +1,37 @@
+"""How one query's attention is shared out among the tokens it reads: for showing what was read."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def token_mass(q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, length: int, scale: float) -> Tensor:
+    """The softmax weights of the newest token's query over the tokens of its blocks, summed over the heads.
+
+    Args:
+        q: [H, D], the token at length - 1.
+        pages: [P, Hkv, 2, B, D].
+        page_table: [N] int64, the page of each block.
+        blocks: [Hkv, K] int32, -1 padded.
+        length: tokens in the cache, this one included.
+        scale: factor on q . k.
+
+    Returns:
+        float32 [Hkv, K, B], 0 for padding and for tokens not there yet; each kv head's sum is its group size.
+    """
+    heads, dim = q.shape
+    kv_heads, picks = blocks.shape
+    block_size = pages.shape[3]
+    wide = torch.promote_types(q.dtype, torch.float32)
+    mass = torch.empty(kv_heads, picks, block_size, dtype=torch.float32, device=q.device)
+    offsets = torch.arange(block_size, device=q.device)
+    for head in range(kv_heads):
+        picked = blocks[head].long()
+        keys = pages[page_table[picked.clamp(min=0)], head, 0].to(wide)
+        asked = q.view(kv_heads, heads // kv_heads, dim)[head].to(wide)
+        logits = scale * torch.einsum("gd,kbd->gkb", asked, keys)
+        tokens = picked[:, None] * block_size + offsets
+        logits.masked_fill_((picked[:, None] < 0) | (tokens >= length), -torch.inf)
+        mass[head] = logits.flatten(1).softmax(-1).sum(0).view(picks, block_size)
+    return mass
