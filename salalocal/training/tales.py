@@ -151,7 +151,9 @@ class TaleScene:
         told.append(telling)
         if lexicon.flip(MASKED_SHARE):
             wording, chosen = self._masked(wording, chosen)
-        text, spans = _render(wording, values)
+        # What does not end as a sentence is a line of code, a list or a note, and stands as it was written.
+        is_line = wording.rstrip("\"'”’)")[-1:] not in (".", "!", "?")
+        text, spans = _render(wording, values, is_line)
         asks = []
         for slot, question in chosen:
             core = _SLOT.sub(lambda match: values[match[1]], question).rstrip("?")
