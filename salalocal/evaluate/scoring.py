@@ -17,6 +17,7 @@ _ABSENT = re.compile(
     rf"{_NOT} (?:\w+ )?{_TOLD}\b|{_NOT} (?:\w+ )?in (?:\w+ )?{_TEXT}\b"
     r"|\b(?:no|not enough) (?:information|mention|answer)\b|\b(?:cannot|can't|unable to) (?:find|answer|say|tell)\b"
 )
+_ARTICLE = re.compile(r"^(?:the|an?) (?=\S)")
 _BEFORE_NUMBER = re.compile(r"[-#][^\w\s]?\d")
 _ABSENT_WORDS = 30
 """A longer answer says something, whatever it says besides."""
@@ -42,9 +43,9 @@ def _is_punctuation(char: str) -> bool:
 
 
 def is_any(answer: str, accepted: Iterable[str]) -> bool:
-    """Whether `answer` is one of `accepted`, once normalized."""
-    found = normalize(answer)
-    return any(found == normalize(one) for one in accepted)
+    """Whether `answer` is one of `accepted`, once normalized; an article in front makes no difference."""
+    found = _ARTICLE.sub("", normalize(answer))
+    return any(found == _ARTICLE.sub("", normalize(one)) for one in accepted)
 
 
 def contains_any(answer: str, accepted: Iterable[str]) -> bool:

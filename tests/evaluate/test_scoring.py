@@ -69,6 +69,13 @@ def test_answers_that_say_something(answer: str) -> None:
     assert not says_absent(answer)
 
 
+def test_an_article_in_front_makes_no_difference() -> None:
+    assert is_any("The third drawer.", ["third drawer"])
+    assert is_any("houseboat", ["a houseboat"])
+    assert not is_any("anchor", ["chor"])
+    assert not is_any("the", ["a"])
+
+
 def test_a_long_answer_is_not_taken_for_a_refusal() -> None:
     assert not says_absent("the text does not say " + "and so on " * 20)
 

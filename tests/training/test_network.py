@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from salalocal.training import compressed
 from salalocal.training.geometry import TINY, Geometry
 from salalocal.training.layers import lightning_mix
-from salalocal.training.network import Execution, Network, _flex_kernel
+from salalocal.training.network import Execution, Network, Supervision, _flex_kernel
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = [case for case in ("p1_dense_then_cross", "p4_dense_cross_cfgB") if (GOLDEN / case).is_dir()]
@@ -94,6 +94,24 @@ def test_the_compressed_loss_is_the_diluted_share_of_the_source() -> None:
     right = total[12] + total[11]
     wrong = sum(value for j, value in total.items() if j not in (11, 12) and 16 * j < 448)
     assert loss.item() == pytest.approx(-np.log(right / (right + np.e**2 * wrong)), rel=1e-4)
+
+
+def test_a_crowded_key_counts_as_many_for_queries_after_the_documents() -> None:
+    """exp(crowd) copies of a key are one key with `crowd` added to its logit; queries within the documents see one."""
+    torch.manual_seed(5)
+    q, k, v = torch.randn(1, 4, 64, 16), torch.randn(1, 1, 64, 16), torch.randn(1, 1, 64, 16)
+    crowd = torch.zeros(1, 64)
+    crowd[0, :40] = np.log(3.0)
+    network = Network(TINY, Execution())
+    nothing = torch.full((1, 1), -1)
+    supervision = Supervision(nothing, nothing, torch.tensor([48]), torch.tensor(0.0), crowd)
+    crowded = network._dense_attention(q, k, v, supervision)
+    plain = network._dense_attention(q, k, v)
+    assert torch.allclose(crowded[:, :, :48], plain[:, :, :48], atol=1e-5)
+    for query in (48, 63):
+        copies = [*range(40)] * 3 + [*range(40, query + 1)]
+        weights = torch.softmax(q[0, :, query] @ k[0, 0, copies].T / 4, -1)
+        assert torch.allclose(crowded[0, :, query], weights @ v[0, 0, copies], atol=1e-5)
 
 
 def test_flex_and_mask_attention_agree() -> None:

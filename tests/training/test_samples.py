@@ -40,6 +40,17 @@ def test_every_answer_token_is_a_copy_of_its_source(corpus: Corpus, shape: Sampl
     assert pairs > 50
 
 
+def test_far_tokens_are_those_of_the_documents_that_no_answer_stands_near(corpus: Corpus) -> None:
+    sampler = Sampler(corpus, np.random.default_rng(3))
+    for _ in range(4):
+        sample = sampler.sample(SHAPES["2048"])
+        assert not sample.far[sample.document_end :].any()
+        assert 0 < sample.far.mean() < 1
+        assert 0 <= sample.crowding <= 1
+        for source in sample.source_positions[sample.source_positions >= 0]:
+            assert not sample.far[max(0, source - 20) : source + 20].any()
+
+
 def test_answers_are_in_the_documents_and_absent_ones_say_so(corpus: Corpus) -> None:
     sampler = Sampler(corpus, np.random.default_rng(2))
     tasks = set()

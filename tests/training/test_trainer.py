@@ -10,7 +10,7 @@ import torch
 
 from salalocal.training.curriculum import Stage, log_dilution, stage_at
 from salalocal.training.evaluation import score
-from salalocal.training.export import export, load_weights, read_geometry
+from salalocal.training.export import export, export_master, load_weights, read_geometry
 from salalocal.training.feed import Feed
 from salalocal.training.filler import Corpus
 from salalocal.training.geometry import TINY
@@ -75,6 +75,16 @@ def test_an_export_reads_back_whole_and_in_shards(corpus: Corpus, tmp_path: Path
         load_weights(back, folder)
         for name, value in network.state_dict().items():
             assert torch.equal(back.state_dict()[name], value.bfloat16().float()), name
+
+
+def test_a_master_reads_back_to_half_a_step_of_its_rows(corpus: Corpus, tmp_path: Path) -> None:
+    network = tiny_network(corpus)
+    export_master(network, tmp_path)
+    back = Network(network.geometry, Execution(), seed=9)
+    load_weights(back, tmp_path)
+    for name, value in network.state_dict().items():
+        step = value.abs().amax(-1, keepdim=True) / 127 if value.ndim == 2 else torch.zeros(())
+        assert ((back.state_dict()[name] - value).abs() <= 0.501 * step + 1e-7).all(), name
 
 
 def test_scores_count_every_question_once(corpus: Corpus) -> None:
