@@ -4,8 +4,8 @@
 SHELL := /bin/sh
 BIN := .venv/bin
 PY := $(BIN)/python
-DOCUMENT := examples/kestrel-rock.pdf
-QUESTION := When did the last keeper leave Kestrel Rock?
+BOOK := examples/northanger-abbey.txt
+QUESTION := How many pineapples did the pinery yield last year?
 
 .PHONY: help setup demo test test-gpu lint lock clean
 
@@ -22,11 +22,11 @@ setup: .venv/.ready  ## make .venv with everything in it, and the demo model
 	done; \
 	echo "salalocal needs Python 3.11 or newer: install it, or name it with 'make PYTHON=/path/to/python3.12'." >&2; exit 1
 
-demo: .venv/.ready  ## read a document and chat about it; without a terminal, ask one question
+demo: .venv/.ready  ## read a whole book and chat about it; without a terminal, ask one question
 	@if [ -t 0 ] && [ -t 1 ]; then \
-	  $(BIN)/salalocal chat --model smollm2 "$(DOCUMENT)"; \
+	  $(BIN)/salalocal chat --model salalocal-pocket "$(BOOK)"; \
 	else \
-	  $(BIN)/salalocal ask --model smollm2 "$(DOCUMENT)" "$(QUESTION)"; \
+	  $(BIN)/salalocal ask --model salalocal-pocket --evidence "$(BOOK)" "$(QUESTION)"; \
 	fi
 
 test: .venv/.ready  ## the tests, without the slow ones and those that need a GPU

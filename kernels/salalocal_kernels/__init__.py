@@ -6,6 +6,8 @@ of device; where one exists, the name below is a dispatcher. `implementations` s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from salalocal_kernels.cpu import sparse_attention as _cpu_sparse
@@ -43,9 +45,12 @@ def sparse_attention_prefill(
     q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, first_position: int, scale: float
 ) -> Tensor:
     """`ref.attention.sparse_attention_prefill`; on a processor block by block."""
-    on_cpu = q.device.type == "cpu"
-    serve = _cpu_sparse.sparse_attention_prefill if on_cpu else _ref_attention.sparse_attention_prefill
-    return serve(q, pages, page_table, blocks, first_position, scale)
+    return _sparse_prefill_for(q.device.type)(q, pages, page_table, blocks, first_position, scale)
+
+
+def _sparse_prefill_for(device_type: str) -> Callable[..., Tensor]:
+    on_cpu = device_type == "cpu"
+    return _cpu_sparse.sparse_attention_prefill if on_cpu else _ref_attention.sparse_attention_prefill
 
 
 OPS = (
@@ -64,6 +69,8 @@ OPS = (
 )
 
 
-def implementations() -> dict[str, str]:
-    """Which implementation serves each op: its name -> the module that runs."""
-    return {op.__name__: op.__module__ for op in OPS}
+def implementations(device_type: str) -> dict[str, str]:
+    """Which implementation serves each op on such a device ("cpu", "cuda"): its name -> the module that runs."""
+    serving = {op.__name__: op.__module__ for op in OPS}
+    serving["sparse_attention_prefill"] = _sparse_prefill_for(device_type).__module__
+    return serving

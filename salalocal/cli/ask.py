@@ -15,6 +15,7 @@ from salalocal.cli.opening import choose_model, load_engine, read_documents, say
 from salalocal.cli.options import (
     DeviceOption,
     DtypeOption,
+    EvidenceOption,
     JsonOption,
     MaxTokensOption,
     ModelOption,
@@ -22,7 +23,7 @@ from salalocal.cli.options import (
     TemperatureOption,
 )
 from salalocal.cli.terminal import print_json, print_note
-from salalocal.cli.turn import Turn, figures, follow, print_quotes, quotes_as_data, usage_as_data
+from salalocal.cli.turn import Turn, figures, follow, passages_as_data, print_evidence, quotes_as_data, usage_as_data
 from salalocal.errors import Cancelled, InvalidRequest
 
 
@@ -60,6 +61,7 @@ def ask(
     max_tokens: MaxTokensOption = 512,
     temperature: TemperatureOption = 0.0,
     seed: SeedOption = 0,
+    evidence: EvidenceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Read documents, answer one question about them, and say where quoted sentences stand.
@@ -88,6 +90,7 @@ def ask(
                 "answer": turn.answer,
                 "finish_reason": turn.done.finish_reason,
                 "quotes": quotes_as_data(turn.quotes),
+                "passages": passages_as_data(turn.passages),
                 "documents": [
                     {
                         "name": document.name,
@@ -100,15 +103,15 @@ def ask(
             }
         )
     else:
-        _print_end(turn, name, max_tokens)
+        _print_end(turn, name, max_tokens, evidence)
         if (note := engine.length_note(turn.done.usage.prompt_tokens)) is not None:
             print_note(note)
     if turn.stopped:
         raise typer.Exit(EXIT_INTERRUPTED)
 
 
-def _print_end(turn: Turn, name: str, max_tokens: int) -> None:
-    print_quotes(turn.quotes)
+def _print_end(turn: Turn, name: str, max_tokens: int, evidence: bool) -> None:
+    print_evidence(turn, with_passages=evidence)
     if turn.stopped:
         print_note("stopped")
     elif turn.done.finish_reason == "length":

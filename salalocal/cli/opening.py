@@ -18,12 +18,11 @@ if TYPE_CHECKING:
     from salalocal import Document, Engine
     from salalocal.cli.options import Device, Dtype
 
-DEMO_MODEL = "smollm2"
 LARGEST_NAMED = 3
 
 
 def choose_model(wanted: str | None) -> str:
-    """The model to use: what was asked for, else the only one installed beside the demo model, else that one.
+    """The model to use: what was asked for, else the only one that somebody installed, else the embedded one.
 
     Raises:
         InvalidRequest: several are installed and none was named.
@@ -31,10 +30,10 @@ def choose_model(wanted: str | None) -> str:
     if wanted is not None:
         return wanted
     names = [model.name for model in hub.list_models()]
-    others = [name for name in names if name != DEMO_MODEL]
+    others = [name for name in names if name not in hub.BUNDLED]
     if len(others) > 1:
         raise InvalidRequest(f"several models are installed: choose one with --model ({', '.join(names)})")
-    return others[0] if others else DEMO_MODEL
+    return others[0] if others else hub.EMBEDDED_MODEL
 
 
 def read_documents(paths: Sequence[str]) -> list[Document]:

@@ -26,7 +26,7 @@ ModelOption = Annotated[
         "-m",
         metavar="NAME_OR_PATH",
         help="A name from 'salalocal list', a model folder or a .gguf file. "
-        "Without it: the one model installed, else the demo model.",
+        "Without it: the one model you installed, else the embedded one.",
         show_default=False,
     ),
 ]
@@ -46,5 +46,8 @@ TemperatureOption = Annotated[
 ]
 SeedOption = Annotated[
     int, typer.Option("--seed", min=0, metavar="N", help="Same seed, same answer, where the temperature is above 0.")
+]
+EvidenceOption = Annotated[
+    bool, typer.Option("--evidence", help="After an answer, list the sentences that the model read most for it.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

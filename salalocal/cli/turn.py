@@ -1,4 +1,4 @@
-"""One answer as it comes: reading bar, text, the places of its quotes, its figures.
+"""One answer as it comes: reading bar, text, the places of its quotes, what was read for it, its figures.
 
 Knows the engine's events and how they are shown; knows nothing of how the question was made.
 """
@@ -13,21 +13,23 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 import salalocal
-from salalocal.cli.terminal import AnswerWriter, ReadingBar, one_line, stdout
+from salalocal.cli.terminal import AnswerWriter, ReadingBar, one_line, print_note, stdout
 from salalocal.errors import EngineFailure
 
 if TYPE_CHECKING:
-    from salalocal import Done, Evidence, Place, Progress, QuoteMatch, Token
+    from salalocal import Done, Evidence, Place, Progress, QuoteMatch, ReadPassage, Token
 
 EXCERPT_CHARACTERS = 60
+PASSAGE_CHARACTERS = 160
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A finished or stopped answer: its text, its quotes and the engine's closing event."""
+    """A finished or stopped answer: its text, its quotes, what was read for it, and the engine's closing event."""
 
     answer: str
     quotes: tuple[QuoteMatch, ...]
+    passages: tuple[ReadPassage, ...]
     done: Done
 
     @property
@@ -50,7 +52,7 @@ def follow(
         EngineFailure: the events ended without `Done`.
     """
     answer: list[str] = []
-    quotes: tuple[QuoteMatch, ...] = ()
+    evidence = salalocal.Evidence(())
     done: Done | None = None
     writer = AnswerWriter()
     with ReadingBar(cancel) as bar:
@@ -65,14 +67,26 @@ def follow(
                     if not silent:
                         writer.write(event.text)
                 elif isinstance(event, salalocal.Evidence):
-                    quotes = event.quotes
+                    evidence = event
                 else:
                     done = event
         finally:
             writer.finish()
     if done is None:
         raise EngineFailure("the engine stopped in the middle of the answer")
-    return Turn("".join(answer), quotes, done)
+    return Turn("".join(answer), evidence.quotes, evidence.passages, done)
+
+
+def print_evidence(turn: Turn, *, with_passages: bool) -> None:
+    """What the answer stands on: its quotes, and the passages read for it if they are asked for.
+
+    If they are not, an answer that quotes nothing gets as its place the passage that it came from, where that is clear.
+    """
+    print_quotes(turn.quotes)
+    if with_passages:
+        print_passages(turn.passages)
+    elif (passage := salalocal.Evidence(turn.quotes, turn.passages).place_of(turn.answer)) is not None:
+        _print_place(passage.place, _excerpt(passage.text, PASSAGE_CHARACTERS, around=turn.answer))
 
 
 def print_quotes(quotes: Sequence[QuoteMatch]) -> None:
@@ -80,15 +94,27 @@ def print_quotes(quotes: Sequence[QuoteMatch]) -> None:
 
     Where the documents have it in other words, theirs are shown: the answer's stand above.
     """
-    console = stdout()
     for quote in quotes:
         if quote.place is not None:
             words = _excerpt(quote.text)
             if quote.score < 1.0:
                 words = f"{_excerpt(quote.found or quote.text)} similar, not word for word"
-            console.print(Text.assemble("  ↳ ", (one_line(str(quote.place)), "cyan"), (f"  {words}", "dim")))
+            _print_place(quote.place, words)
         elif quote.quoted:
-            console.print(Text.assemble("  ↳ ", ("not in the text", "yellow"), (f"  {_excerpt(quote.text)}", "dim")))
+            stdout().print(Text.assemble("  ↳ ", ("not in the text", "yellow"), (f"  {_excerpt(quote.text)}", "dim")))
+
+
+def print_passages(passages: Sequence[ReadPassage]) -> None:
+    """The sentences that were read for an answer, one a line on stdout with its share of the attention."""
+    if not passages:
+        print_note("read for this answer: no sentence of a document stands out")
+        return
+    console = stdout()
+    console.print(Text("read for this answer:", style="dim"))
+    for passage in passages:
+        place, words = one_line(str(passage.place)), _excerpt(passage.text, PASSAGE_CHARACTERS)
+        line = Text.assemble("  • ", (place, "cyan"), (f"  {words}", "dim"), f"  {100 * passage.share:.0f} %")
+        console.print(line)
 
 
 def figures(done: Done) -> str:
@@ -115,6 +141,13 @@ def quotes_as_data(quotes: Sequence[QuoteMatch]) -> list[object]:
     ]
 
 
+def passages_as_data(passages: Sequence[ReadPassage]) -> list[object]:
+    """The sentences read for an answer, for --json."""
+    return [
+        {"text": passage.text, "share": passage.share, "place": _place_as_data(passage.place)} for passage in passages
+    ]
+
+
 def usage_as_data(done: Done) -> dict[str, object]:
     """The figures of an answer for --json."""
     usage = done.usage
@@ -131,8 +164,17 @@ def _place_as_data(place: Place) -> dict[str, object]:
     return {"file": place.file, "page": place.page, "line": place.line}
 
 
-def _excerpt(text: str) -> str:
-    line = one_line(text)
-    if len(line) > EXCERPT_CHARACTERS:
-        line = line[: EXCERPT_CHARACTERS - 1].rstrip() + "…"
+def _print_place(place: Place, words: str) -> None:
+    stdout().print(Text.assemble("  ↳ ", (one_line(str(place)), "cyan"), (f"  {words}", "dim")))
+
+
+def _excerpt(text: str, characters: int = EXCERPT_CHARACTERS, *, around: str = "") -> str:
+    """At most so many characters of `text`, from its beginning; where `around` is further behind, from before that."""
+    line, wanted = one_line(text), one_line(around).rstrip(".")
+    at = line.casefold().find(wanted.casefold())
+    if at > 0 and at + len(wanted) >= characters:
+        begin = max(0, at - max(0, characters - len(wanted)) // 2)
+        line = "…" + line[line.rfind(" ", 0, begin) + 1 :]
+    if len(line) > characters:
+        line = line[: characters - 1].rstrip() + "…"
     return f"“{line}”"

@@ -96,7 +96,7 @@ class Engine:
         trained = self.config.max_position_embeddings
         if self.config.rope_positions is not None or tokens <= trained:
             return None
-        return f"{tokens:,} tokens are more than the {trained:,} the model was trained at; answers may be less sure"
+        return f"{tokens:,} tokens are more than the {trained:,} the model was made for; answers may be less sure"
 
     def new_session(self, record_selection: bool = False) -> Session:
         """An empty session; with `record_selection` it can tell which blocks the last call read.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from salalocal.evidence import QuoteMatch, ReadPassage
+from salalocal.evidence import QuoteMatch, ReadPassage, answered_in
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -32,6 +32,11 @@ class Evidence:
 
     quotes: tuple[QuoteMatch, ...]
     passages: tuple[ReadPassage, ...] = ()
+
+    def place_of(self, answer: str) -> ReadPassage | None:
+        """The passage to show as the place of an `answer` that quotes nothing; None where quotes have their own places,
+        or where no passage is sure enough (see `answered_in`)."""
+        return None if self.quotes else answered_in(answer, self.passages)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class AttentionTally:
         self._session = session
         self._layers = layers
         self._mass = torch.zeros(tokens, dtype=torch.float64)
+        self._counted = -1
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -36,9 +37,10 @@ class AttentionTally:
             self._session.is_watched = before
 
     def add(self) -> None:
-        """Counts the query that the session read last. A prompt that was known to its end has none to count."""
-        if not self._session.has_attention:
+        """Counts the query that the session read last, once. A prompt that was known to its end has none to count."""
+        if not self._session.has_attention or self._session.length == self._counted:
             return
+        self._counted = self._session.length
         for layer in self._layers:
             blocks, mass = self._session.attention_mass(layer)
             size = mass.shape[-1]

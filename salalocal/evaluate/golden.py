@@ -169,7 +169,8 @@ class GoldenCase:
 def run_case(case: GoldenCase, *, dtype: DtypeName, device: str, chunk_size: int | None) -> CaseResult:
     """Runs one case and judges it by `LIMITS`."""
     limits = LIMITS[dtype]
-    run = _Run(load(case.model, device=device, dtype=dtype), case, limits.margin)
+    engine = load(case.model, device=device, dtype=dtype)
+    run = _Run(engine, case, limits.margin)
     run.execute(chunk_size)
     if limits.plain_ratio is None:
         reason = run.judge(limits)
@@ -191,7 +192,7 @@ def run_case(case: GoldenCase, *, dtype: DtypeName, device: str, chunk_size: int
         compared_sets=run.compared,
         argmax_mismatches=run.argmax_mismatches,
         seconds=run.seconds,
-        implementations=implementations(),
+        implementations=implementations(engine.device.type),
         passed=not reason,
         reason=reason,
     )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from random import Random
+
+import numpy as np
 
 from salalocal.documents import Document, SourceFile, Span
 from salalocal.errors import InvalidRequest
@@ -21,8 +22,11 @@ FILE_NAME = "chronicle.txt"
 FACT_SHARE = 0.1
 """Of a text at most this share is facts: more of them, and it would no longer be a text that they are hidden in."""
 
+_BETWEEN = "\n\n"
 _ROOM_TOKENS = 160
 _CLOSING_TOKENS = 60
+_CLOSING_TRIES = 60
+_CLOSINGS = ("It rained.", "Nobody came.", "The day went by.", "And so the week came to its end.")
 _SENTENCE_ENDS = (".", "!", "?", '."', '!"', '?"', ".”", "!”", "?”", ".'", ".)")
 
 
@@ -105,13 +109,13 @@ def plant(facts: Sequence[str], length: int, tokenizer: Tokenizer, seed: str) ->
     Raises:
         InvalidRequest: the text is too short for what has to be in it.
     """
-    overhead = _prompt_tokens(_document(["."]), tokenizer) - len(tokenizer.encode_text(".\n\n\n"))
+    overhead = _prompt_tokens(_document(["."]), tokenizer) - len(tokenizer.encode_text(".\n\n"))
     needed = sum(len(tokenizer.encode_text(f" {fact}\n")) for fact in facts)
     room = length - overhead - needed - _ROOM_TOKENS
     filler, paragraphs, used = Filler(seed), list[list[str]](), 0
     while used < room:
         paragraphs.append(filler.paragraph())
-        used += len(tokenizer.encode_text(" ".join(paragraphs[-1]) + "\n\n"))
+        used += _paragraph_tokens(" ".join(paragraphs[-1]), tokenizer)
     if len(paragraphs) > 1 and used > room:
         paragraphs.pop()
     gaps = [(row, at) for row, sentences in enumerate(paragraphs) for at in range(len(sentences))]
@@ -126,7 +130,7 @@ def plant(facts: Sequence[str], length: int, tokenizer: Tokenizer, seed: str) ->
     texts += _ending(filler, length - _prompt_tokens(_document(texts), tokenizer), tokenizer)
     document = _document(texts)
     tokens = _prompt_tokens(document, tokenizer)
-    return Planted(document, tokens, _locate(document, tokens, [offsets for _, offsets in made], tokenizer))
+    return Planted(document, tokens, _locate(document, tokens, made, tokenizer))
 
 
 def _paragraph(sentences: Sequence[str], row: int, places: dict[tuple[int, int], str]) -> tuple[str, dict[str, int]]:
@@ -149,29 +153,30 @@ def _is_sentence(fact: str) -> bool:
 
 
 def _ending(filler: Filler, room: int, tokenizer: Tokenizer) -> list[str]:
-    """Paragraphs of one sentence that fill `room` tokens, but for two or three; nothing where that is too few."""
+    """Paragraphs of one sentence that fill `room` tokens, but for a few; nothing where that is too few."""
     texts: list[str] = []
     while room > _CLOSING_TOKENS:
         texts.append(filler.sentence())
-        room -= len(tokenizer.encode_text(texts[-1] + "\n\n"))
+        room -= _paragraph_tokens(texts[-1], tokenizer)
     if room < 0:
-        room += len(tokenizer.encode_text(texts.pop() + "\n\n"))
-    closing = ""
-    for times in count():
-        longer = f"And so it went on{' and on' * times}."
-        # One token to spare: the last span of a file is encoded with a further line end.
-        if len(tokenizer.encode_text(longer + "\n\n")) >= room:
-            break
-        closing = longer
+        room += _paragraph_tokens(texts.pop(), tokenizer)
+    # The longest of some sentences that fit into what is left.
+    closing, used = "", 0
+    for sentence in (*_CLOSINGS, *(filler.sentence() for _ in range(_CLOSING_TRIES))):
+        tokens = _paragraph_tokens(sentence, tokenizer)
+        if used < tokens <= room:
+            closing, used = sentence, tokens
     return [*texts, closing] if closing else texts
 
 
+def _paragraph_tokens(text: str, tokenizer: Tokenizer) -> int:
+    """Tokens of a paragraph that another one follows."""
+    return len(tokenizer.encode_text(f"{text}{_BETWEEN}A")) - 1
+
+
 def _document(texts: Sequence[str]) -> Document:
-    spans, line = [], 1
-    for text in texts:
-        spans.append(Span(text + "\n\n", line=line))
-        line += text.count("\n") + 2
-    return Document(FILE_NAME, (SourceFile(FILE_NAME, tuple(spans)),))
+    """The paragraphs as a text file is read: one span."""
+    return Document(FILE_NAME, (SourceFile(FILE_NAME, (Span(_BETWEEN.join(texts) + "\n", line=1),)),))
 
 
 def _prompt_tokens(document: Document, tokenizer: Tokenizer) -> int:
@@ -179,19 +184,19 @@ def _prompt_tokens(document: Document, tokenizer: Tokenizer) -> int:
 
 
 def _locate(
-    document: Document, tokens: int, offsets: Sequence[dict[str, int]], tokenizer: Tokenizer
+    document: Document, tokens: int, paragraphs: Sequence[tuple[str, dict[str, int]]], tokenizer: Tokenizer
 ) -> dict[str, PlantedFact]:
-    """The tokens of every fact, counted in the spans as the prompt encodes them; `offsets` are those of its spans."""
-    spans = document.files[0].spans
-    texts = [span.text for span in spans[:-1]] + [spans[-1].text + "\n"]
-    sizes = [len(tokenizer.encode_text(text)) for text in texts]
-    at, found = tokens - sum(sizes), dict[str, PlantedFact]()
-    # The paragraphs at the end hold no facts.
-    endings = [dict[str, int]()] * (len(texts) - len(offsets))
-    for text, size, within in zip(texts, sizes, [*offsets, *endings], strict=True):
+    """The tokens of every fact; `paragraphs` are those that the text begins with, and where in them facts begin."""
+    prompt = tokenizer.encode_prompt([Message("user", "?")], [document])
+    (file,) = tokenizer.document_tokens([document], prompt.documents_at)
+    begins = file.ends[0]
+    ends = np.cumsum(file.characters[begins:], dtype=np.int64)
+    at, found = 0, dict[str, PlantedFact]()
+    for text, within in paragraphs:
         for fact, character in within.items():
-            start = at + len(tokenizer.encode_text(text[:character].rstrip(" ")))
-            end = at + len(tokenizer.encode_text(text[: character + len(fact)]))
-            found[fact] = PlantedFact(start, max(end, start + 1), start / tokens)
-        at += size
+            # A token of a blank and a word is the word's.
+            low, high = np.searchsorted(ends, (at + character, at + character + len(fact) - 1), side="right").tolist()
+            start = file.start + begins + low
+            found[fact] = PlantedFact(start, file.start + begins + high + 1, start / tokens)
+        at += len(text) + len(_BETWEEN)
     return found

@@ -5,7 +5,16 @@ Knows words and passages. Knows no model and no file format.
 
 from __future__ import annotations
 
-from salalocal.evidence.quote_index import QuoteIndex, QuoteMatch, match_quotes
-from salalocal.evidence.read_passages import FileTokens, ReadPassage, read_passages
+from salalocal.evidence.quote_index import QuoteIndex, QuoteMatch, match_quotes, named_files
+from salalocal.evidence.read_passages import FileTokens, ReadPassage, answered_in, read_passages
 
-__all__ = ["FileTokens", "QuoteIndex", "QuoteMatch", "ReadPassage", "match_quotes", "read_passages"]
+__all__ = [
+    "FileTokens",
+    "QuoteIndex",
+    "QuoteMatch",
+    "ReadPassage",
+    "answered_in",
+    "match_quotes",
+    "named_files",
+    "read_passages",
+]

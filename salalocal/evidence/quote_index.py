@@ -19,7 +19,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from salalocal.documents import Document, Place, Span
+from salalocal.documents import Document, Place, SourceFile, Span
 from salalocal.evidence.passages import Passage, find_passages, split_at_ellipses, split_by_words
 from salalocal.evidence.words import WORD, agreeing_letters, core, normal, plain, sign_likeness, word_count, words_of
 
@@ -86,8 +86,8 @@ class QuoteIndex:
         numbers: dict[str, int] = {}
         ids, starts = array("q", [_BETWEEN_FILES]), array("q", [0])
         position = 0
-        for name, spans in _named_files(documents):
-            for span in spans:
+        for name, file in named_files(documents):
+            for span in file.spans:
                 self._spans.append((name, span))
                 self._span_starts.append(position)
                 for word in WORD.finditer(span.text):
@@ -255,12 +255,12 @@ class QuoteIndex:
         return "\n".join((self._spans[first_span][1].text[begin:], *between, self._spans[last_span][1].text[:end]))
 
 
-def _named_files(documents: Sequence[Document]) -> Iterator[tuple[str, Sequence[Span]]]:
+def named_files(documents: Sequence[Document]) -> Iterator[tuple[str, SourceFile]]:
     """Files with the names that places give them: their paths, after the document's name where two are the same."""
     paths = Counter(file.path for document in documents for file in document.files)
     for document in documents:
         for file in document.files:
-            yield (file.path if paths[file.path] == 1 else f"{document.name}/{file.path}"), file.spans
+            yield (file.path if paths[file.path] == 1 else f"{document.name}/{file.path}"), file
 
 
 def _numbers_of(words: Sequence[str]) -> set[str]:

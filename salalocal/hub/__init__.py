@@ -5,6 +5,6 @@ Nothing is downloaded here. Import names from here.
 
 from __future__ import annotations
 
-from salalocal.hub.find import ModelEntry, find_model, home, list_models, models_folder
+from salalocal.hub.find import BUNDLED, EMBEDDED_MODEL, ModelEntry, find_model, home, list_models, models_folder
 
-__all__ = ["ModelEntry", "find_model", "home", "list_models", "models_folder"]
+__all__ = ["BUNDLED", "EMBEDDED_MODEL", "ModelEntry", "find_model", "home", "list_models", "models_folder"]

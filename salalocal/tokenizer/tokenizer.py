@@ -10,14 +10,17 @@ import os
 import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from salalocal.documents import Document, SourceFile
 from salalocal.errors import BadTokenizer, InvalidRequest
-from salalocal.evidence import FileTokens
+from salalocal.evidence import FileTokens, named_files
 from salalocal.tokenizer.backend import Backend, build_backend
-from salalocal.tokenizer.byte_tokens import SPACE_MARK
+from salalocal.tokenizer.byte_tokens import CONTINUING_BYTES, SPACE_MARK
 from salalocal.tokenizer.cutting import cut
 from salalocal.tokenizer.folder import read_tokenizer_folder
 from salalocal.tokenizer.gguf_spec import spec_from_gguf, token_id
@@ -144,11 +147,10 @@ class Tokenizer:
     def document_tokens(self, documents: Sequence[Document], at: int) -> list[FileTokens]:
         """Where the files of documents stand in a prompt that holds them from position `at` on."""
         found = []
-        for document in documents:
-            for file in document.files:
-                ids, ends = self._encode_file(file)
-                found.append(FileTokens(file, at, ends, partial(self._decode_slice, ids)))
-                at += len(ids)
+        for name, file in named_files(documents):
+            ids, ends = self._encode_file(file)
+            found.append(FileTokens(name, file.spans, at, ends, self._characters[np.asarray(ids)]))
+            at += len(ids)
         return found
 
     def encode_prompt(self, messages: Sequence[Message], documents: Sequence[Document] = ()) -> Prompt:
@@ -208,8 +210,11 @@ class Tokenizer:
         """A new `TextStream`, for the text of one answer as it is generated."""
         return TextStream(self._backend.token_bytes, self._backend.skipped_ids)
 
-    def _decode_slice(self, ids: Sequence[int], low: int, high: int) -> str:
-        return self.decode(ids[low:high])
+    @cached_property
+    def _characters(self) -> NDArray[np.uint16]:
+        """How many characters begin in each id: its bytes, less those that continue a character."""
+        counts = [len(piece.translate(None, CONTINUING_BYTES)) for piece in self._backend.token_bytes]
+        return np.array(counts, dtype=np.uint16)
 
     def _lacks(self, text: str) -> bool:
         missing = self._backend.missing

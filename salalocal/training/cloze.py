@@ -15,6 +15,7 @@ from functools import cache
 
 from salalocal.training.events import verb_groups
 from salalocal.training.lexicon import Lexicon, word_lists
+from salalocal.training.passages import ABBREVIATION
 
 SYNONYM_SHARE = 0.15
 INFLECT_SHARE = 0.35
@@ -102,7 +103,7 @@ class ClozeMaker:
 
     def _about(self, sentence: re.Match[str]) -> Cloze | None:
         words = list(_WORD.finditer(sentence[0]))
-        if not 6 <= len(words) <= 45 or "\ufffd" in sentence[0]:
+        if not 6 <= len(words) <= 45 or "\ufffd" in sentence[0] or ABBREVIATION.search(sentence[0]):
             return None
         spans = list(self._spans(sentence[0], words))
         if not spans:

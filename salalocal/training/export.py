@@ -13,6 +13,7 @@ from torch import Tensor
 from salalocal.training.geometry import Geometry
 from salalocal.training.network import Network
 from salalocal.training.vocabulary import END_OF_TEXT, TURN_END, special_id, write_tokenizer_files
+from salalocal_quant import Int4Weight, Int8Weight
 
 SINGLE_FILE = "model.safetensors"
 _ROW_SCALE = ".row_scale"
@@ -57,13 +58,19 @@ def export_master(network: Network, folder: Path) -> None:
 
 
 def load_weights(network: Network, folder: Path) -> None:
-    """Take the weights of an exported folder or master, whole or in shards, into the network."""
+    """Take the weights of an exported folder, master or packed model, whole or in shards, into the network."""
     tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors.update(load_file(path))
-    scales = {name: tensors.pop(name) for name in [*tensors] if name.endswith(_ROW_SCALE)}
+    for name in [name.removesuffix("qweight") for name in tensors if name.endswith("qweight")]:
+        codes, scales, zeros = (tensors.pop(name + part, None) for part in ("qweight", "scales", "zeros"))
+        assert codes is not None
+        assert scales is not None
+        kind = Int8Weight if codes.dtype == torch.int8 else Int4Weight
+        tensors[name + "weight"] = kind(codes, scales, zeros, torch.float32).unpack().data
+    rows = {name: tensors.pop(name) for name in [*tensors] if name.endswith(_ROW_SCALE)}
     network.load_state_dict(
-        {name: value.float() * scales.get(name + _ROW_SCALE, torch.ones(())) for name, value in tensors.items()}
+        {name: value.float() * rows.get(name + _ROW_SCALE, torch.ones(())) for name, value in tensors.items()}
     )
 
 

@@ -48,6 +48,8 @@ _VERBS = dict(pair.split(":") for pair in word_lists()["third person"])
 _PAST = dict(pair.split(":") for pair in word_lists()["past tense"])
 _PRONOUNS = frozenset(word_lists()["no subject"])
 _SENTENCE = re.compile(r"[A-Z][^\n.!?]{18,260}(?:\.(?=[A-Za-z0-9_(])[^\n.!?]*)*[.!?](?=\s|$)")
+ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Co|Ltd|Inc|Prof|Capt|Col|Gen|Rev|Hon|Esq|No|Fig|vs|etc|[A-Z])\.$")
+"""What a sentence does not end with; where one seems to, it goes on."""
 _IS = re.compile(
     r"^(.{3,60}?) (is|are|was|were) ((?:an?|the|one|used|not|only|always|called|available|\w+ed)\b.+)[.!?]$"
 )
@@ -92,6 +94,8 @@ def find_passages(text: str, rng: np.random.Generator) -> Iterator[Passage]:
 
 def _from_sentence(match: re.Match[str], counts: Counter[str], rng: np.random.Generator) -> Iterator[Passage]:
     sentence, start = match[0], match.start()
+    if ABBREVIATION.search(sentence):
+        return
     words = [(m[0], m.start()) for m in _WORD.finditer(sentence)]
     rare = [word for word, at in words if counts[word.lower()] == 1 and len(word) >= 5 and at > 0]
     asked = list(_questions(sentence, counts))

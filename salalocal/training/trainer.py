@@ -107,7 +107,7 @@ class Trainer:
         self.optimizer.step(rate_factor(self.position.step, progress, self.warm_up_steps))
         self.position.step += 1
         self.position.index += 1
-        self.position.tokens += batch.roles.size
+        self.position.tokens += batch.roles.size * self.team.size
         return means
 
     def _backward(self, batch: Batch, stage: Stage, dilution: float) -> dict[str, Tensor]:

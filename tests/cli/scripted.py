@@ -57,6 +57,7 @@ class ScriptedEngine:
     limit: int = 100_000
     trained: int = 100_000
     quotes: tuple[salalocal.QuoteMatch, ...] = ()
+    passages: tuple[salalocal.ReadPassage, ...] = ()
     on_word: Callable[[], None] = nothing
     on_chunk: Callable[[], None] = nothing
     prompts: list[list[salalocal.Message]] = field(default_factory=list)
@@ -125,7 +126,7 @@ class ScriptedEngine:
             self.on_word()
             yield salalocal.Token(said, (" " if said else "") + word)
             said += 1
-        yield salalocal.Evidence(self.quotes)
+        yield salalocal.Evidence(self.quotes, self.passages)
         yield salalocal.Done(salalocal.Usage(len(ids), reused, said, 0.1, 0.5), reason, reused)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ UNQUOTED_MISS = salalocal.QuoteMatch("only said", None, 0.0, False)
 
 def test_answer_then_places_then_figures(run: Run, engine: ScriptedEngine, book: Path) -> None:
     engine.quotes = (FOUND, INVENTED, UNQUOTED_MISS)
-    outcome = run("ask", book, "When was it built?")
+    outcome = run("ask", "--model", "smollm2", book, "When was it built?")
     assert outcome.code == 0
     assert outcome.out == (
         "The harbour was built in 1893.\n"
@@ -77,6 +78,115 @@ def test_json_is_one_object_on_stdout(run: Run, engine: ScriptedEngine, book: Pa
     assert outcome.data["quotes"][1]["place"] is None
     assert outcome.data["documents"] == [{"name": "harbour.md", "files": ["harbour.md"], "skipped": []}]
     assert outcome.data["usage"]["prompt_tokens"] == 45
+
+
+BUILT = salalocal.ReadPassage("The harbour was built in 1893.", salalocal.Place("harbour.md", line=2), 0.62)
+SEALS = salalocal.ReadPassage("Seals  were\x1b counted.", salalocal.Place("coast.pdf", page=7), 0.054)
+
+
+def test_evidence_lists_what_was_read_behind_the_quotes(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    engine.quotes = (FOUND,)
+    engine.passages = (BUILT, SEALS)
+    assert run("ask", "--evidence", book, "When was it built?").out == (
+        "The harbour was built in 1893.\n"
+        "  ↳ harbour.md, line 2  “word10 word11”\n"
+        "read for this answer:\n"
+        "  • harbour.md, line 2  “The harbour was built in 1893.”  62 %\n"
+        "  • coast.pdf, page 7  “Seals were counted.”  5 %\n"
+    )
+    assert "read for this answer" not in run("ask", book, "When was it built?").out
+
+
+def test_a_long_passage_is_shortened(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    engine.passages = (salalocal.ReadPassage("long " * 100, BUILT.place, 0.5),)
+    (line,) = run("ask", "--evidence", book, "When?").out.splitlines()[2:]
+    assert line.startswith("  • harbour.md, line 2  “long long")
+    assert line.endswith("…”  50 %")
+    assert 150 <= len(line.split("“")[1].split("”")[0]) <= 160
+
+
+def test_where_nothing_stands_out_evidence_says_so_on_stderr(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    outcome = run("ask", "--evidence", book, "When?")
+    assert outcome.out == f"{engine.answer}\n"
+    assert outcome.err.splitlines()[0] == "read for this answer: no sentence of a document stands out"
+
+
+@pytest.mark.parametrize("flags", [["--json"], ["--json", "--evidence"]])
+def test_json_always_has_the_passages(run: Run, engine: ScriptedEngine, book: Path, flags: list[str]) -> None:
+    assert run("ask", *flags, book, "When?").data["passages"] == []
+    engine.passages = (BUILT, SEALS)
+    assert run("ask", *flags, book, "When?").data["passages"] == [
+        {
+            "text": "The harbour was built in 1893.",
+            "share": 0.62,
+            "place": {"file": "harbour.md", "page": None, "line": 2},
+        },
+        {"text": "Seals  were\x1b counted.", "share": 0.054, "place": {"file": "coast.pdf", "page": 7, "line": None}},
+    ]
+
+
+PLACE_LINE = "  ↳ harbour.md, line 2  “The harbour was built in 1893.”"
+ANSWERS_WITH_A_PLACE = {
+    "some words": "built in 1893",
+    "in capitals": "BUILT in 1893",
+    "between blanks": " \n 1893 ",
+    "with a full stop": "In 1893.",
+    "in two lines": "built\nin 1893",
+}
+WITHOUT_A_PLACE = {
+    "too small a share": ("1893", 0.249, ()),
+    "other words": ("1894", 0.9, ()),
+    "the words in another order": ("1893 in", 0.9, ()),
+    "more than the passage": ("built in 1893, or later", 0.9, ()),
+    "part of a word": ("arbour", 0.9, ()),
+    "nothing": (" ", 0.9, ()),
+    "only a sign": (".", 0.9, ()),
+    "a quote has its own place": ("1893", 0.9, (FOUND,)),
+    "a quote is not in the text": ("1893", 0.9, (INVENTED,)),
+}
+
+
+@pytest.mark.parametrize("share", [0.25, 0.9])
+@pytest.mark.parametrize("answer", ANSWERS_WITH_A_PLACE.values(), ids=ANSWERS_WITH_A_PLACE.keys())
+def test_a_short_answer_gets_the_passage_it_was_read_from(
+    run: Run, engine: ScriptedEngine, book: Path, answer: str, share: float
+) -> None:
+    engine.answer = answer
+    engine.passages = (replace(BUILT, share=share), SEALS)
+    assert run("ask", book, "When?").out == f"{answer}\n{PLACE_LINE}\n"
+    listed = run("ask", "--evidence", book, "When?").out
+    assert "↳" not in listed
+    assert "  • harbour.md, line 2" in listed
+
+
+@pytest.mark.parametrize(("answer", "share", "quotes"), WITHOUT_A_PLACE.values(), ids=WITHOUT_A_PLACE.keys())
+def test_no_place_is_guessed(
+    run: Run,
+    engine: ScriptedEngine,
+    book: Path,
+    answer: str,
+    share: float,
+    quotes: tuple[salalocal.QuoteMatch, ...],
+) -> None:
+    engine.answer, engine.quotes = answer, quotes
+    engine.passages = (replace(BUILT, share=share),)
+    assert BUILT.text not in run("ask", book, "When?").out
+
+
+def test_only_the_passage_read_most_can_be_the_place(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    engine.answer = "1893"
+    engine.passages = (replace(SEALS, share=0.4), replace(BUILT, share=0.3))
+    assert run("ask", book, "When?").out == "1893\n"
+
+
+def test_the_answer_is_seen_in_its_place_also_far_behind_in_it(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    engine.answer = "in 1893."
+    engine.passages = (replace(BUILT, text="early " * 40 + "it was built in 1893, and " + "later " * 20),)
+    words = run("ask", book, "When?").out.split("“")[1].split("”")[0]
+    assert "it was built in 1893, and later" in words
+    assert words.startswith("…early")
+    assert words.endswith("later…")
+    assert len(words) <= 160
 
 
 def test_control_characters_of_an_answer_stay_out_of_the_terminal(run: Run, engine: ScriptedEngine, book: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from scripted import Run, ScriptedEngine
 
+import salalocal
+
 
 def press_ctrl_c_once(engine: ScriptedEngine, hook: str, at: int) -> None:
     """Ctrl-C at the `at`-th call of the hook, never again."""
@@ -97,6 +99,28 @@ def test_beyond_the_trained_length_is_said_once(run: Run, engine: ScriptedEngine
     note = "40 tokens are more than it was trained at"
     assert run("chat", book, lines=["When was it built?"]).err.count(note) == 1
     assert "44 tokens are more than it was trained at" in run("ask", book, "When was it").err
+
+
+def test_an_answer_has_its_place_or_all_that_was_read(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    engine.answer = "1893"
+    engine.passages = (
+        salalocal.ReadPassage("The harbour was built in 1893.", salalocal.Place("harbour.md", line=2), 0.62),
+        salalocal.ReadPassage("Seals were counted.", salalocal.Place("coast.pdf", page=7), 0.05),
+    )
+    place = "harbour.md, line 2  “The harbour was built in 1893.”"
+    plain = run("chat", book, lines=["When?", "Really?"]).out
+    assert plain.count(f"1893\n  ↳ {place}\n") == 2
+    assert "Seals" not in plain
+    listed = run("chat", "--evidence", book, lines=["When?", "Really?"]).out
+    passages = f"  • {place}  62 %\n  • coast.pdf, page 7  “Seals were counted.”  5 %\n"
+    assert listed.count(f"1893\nread for this answer:\n{passages}") == 2
+    assert "↳" not in listed
+
+
+def test_evidence_without_documents_is_one_note(run: Run, engine: ScriptedEngine) -> None:
+    outcome = run("chat", "--evidence", lines=["Hello"])
+    assert outcome.out.endswith(f"{engine.answer}\n")
+    assert outcome.err.count("no sentence of a document stands out") == 1
 
 
 def test_without_documents(run: Run, engine: ScriptedEngine) -> None:

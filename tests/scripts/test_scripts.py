@@ -53,8 +53,7 @@ def test_the_user_may_choose_torch(torch_choices: Any, monkeypatch: pytest.Monke
 def test_lock_leaves_out_torch_and_only_what_its_cuda_build_needs() -> None:
     kept, dropped = "tokenizers==1 \\\n    --hash=sha256:aa\n", "    --hash=sha256:bb \\\n    --hash=sha256:cc\n"
     requirements = "".join(
-        f"{name}==1 ; sys_platform == 'linux' \\\n{dropped}"
-        for name in ("cuda-bindings", "nvidia-cudnn-cu13", "torch", "triton")
+        f"{name}==1 ; sys_platform == 'linux' \\\n{dropped}" for name in ("cuda-bindings", "nvidia-cudnn-cu13", "torch")
     )
     assert script("lock")["without_torch"](requirements + kept + requirements) == kept
 
@@ -63,7 +62,9 @@ def test_every_locked_package_has_a_hash_and_torch_is_not_among_them() -> None:
     entries = re.split(r"^(?=[a-z])", (ROOT / "requirements" / "lock.txt").read_text("utf-8"), flags=re.MULTILINE)[1:]
     assert len(entries) > 50
     assert all("--hash=sha256:" in entry for entry in entries)
-    assert not any(re.match(r"(torch|triton|nvidia|cuda)\b", entry) for entry in entries)
+    assert not any(re.match(r"(torch|nvidia|cuda)\b", entry) for entry in entries)
+    (triton,) = (entry for entry in entries if entry.startswith("triton=="))
+    assert re.search(r" ; .*sys_platform == 'linux'", triton.splitlines()[0]), "it is there for Linux alone"
 
 
 def test_demo_document_is_two_pages_and_says_what_its_source_says() -> None:

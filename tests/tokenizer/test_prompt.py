@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from salalocal.documents import Document, SourceFile, Span
@@ -50,6 +51,48 @@ def test_a_document_has_the_same_ids_alone_and_in_a_prompt(small: Tokenizer) -> 
     alone = small.encode_document(BOOK)
     prompt = small.encode_prompt([Message("user", "?")], [NOTES, BOOK])
     assert prompt.ids[prompt.stable_tokens - len(alone) : prompt.stable_tokens] == alone
+
+
+def test_documents_at_is_where_they_begin(tokenizer: Tokenizer) -> None:
+    documents = [NOTES, BOOK]
+    ids = [token for document in documents for token in tokenizer.encode_document(document)]
+    for turns in ([Message("user", "?")], [Message("system", "Be brief."), Message("user", "?")]):
+        prompt = tokenizer.encode_prompt(turns, documents)
+        assert prompt.ids[prompt.documents_at : prompt.stable_tokens] == ids
+        assert tokenizer.decode(prompt.ids[: prompt.documents_at]).endswith("Documents:\n\n")
+    assert tokenizer.encode_prompt([Message("user", "?")]).documents_at == 0
+
+
+def test_tokens_of_a_document_are_told_file_by_file(tokenizer: Tokenizer) -> None:
+    """Where each file and span ends, and how many characters begin in each token."""
+    pages = (Span("Été à l’œuf 🙂.\n", page=1), Span("", page=2), Span("第一行没有什么。", page=3))
+    documents = [
+        Document("a", (SourceFile("x", (Span("The the.", line=1),)), SourceFile("y/é", pages), SourceFile("z", ()))),
+        Document("b", (SourceFile("x", (Span("stop\n\n", line=1),)),)),
+    ]
+    prompt = tokenizer.encode_prompt([Message("user", "?")], documents)
+    files = tokenizer.document_tokens(documents, prompt.documents_at)
+    assert [file.name for file in files] == ["a/x", "y/é", "z", "b/x"]
+    assert [list(file.spans) for file in files] == [list(file.spans) for one in documents for file in one.files]
+    at = prompt.documents_at
+    pieces = [
+        ["File: x\n\n", "The the.\n\n"],
+        ["File: y/é\n\n", "Été à l’œuf 🙂.\n", "\n", "第一行没有什么。\n\n"],
+        ["File: z\n\n"],
+        ["File: x\n\n", "stop\n\n\n"],
+    ]
+    for file, texts in zip(files, pieces, strict=True):
+        assert file.start == at
+        assert len(file.ends) == len(texts)
+        assert len(file.characters) == file.ends[-1]
+        for begin, end, text in zip([0, *file.ends], file.ends, texts, strict=False):
+            ids = prompt.ids[at + begin : at + end]
+            assert tokenizer.decode(ids) == text
+            # A character begins with its first byte, and until it is whole the text ends in U+FFFD.
+            whole = [tokenizer.decode(ids[: count + 1]) for count in range(len(ids))]
+            assert np.cumsum(file.characters[begin:end]).tolist() == [len(part) for part in whole]
+        at += file.ends[-1]
+    assert at == prompt.stable_tokens
 
 
 def test_own_system_message_is_kept(small: Tokenizer) -> None:

@@ -44,6 +44,12 @@ def test_a_question_keeps_words_that_find_its_sentence() -> None:
             assert len(rare) >= 2, cloze
 
 
+def test_a_title_ends_no_sentence() -> None:
+    text = "Late in the evening the bookkeeper went across the frozen river to Dr. Felgenhauer and his clocks."
+    assert all(not cloze.question.endswith("Dr") for cloze in ClozeMaker(lexicon(), {}, text).draw(3))
+    assert ClozeMaker(lexicon(), {}, text.partition(" Felg")[0]).draw(3) == []
+
+
 def test_sentences_are_asked_about_once_each() -> None:
     made = ClozeMaker(lexicon(), {}, TEXT).draw(10)
     assert len(made) <= 4

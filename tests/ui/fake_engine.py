@@ -70,6 +70,7 @@ class FakeEngine:
     chunk: int = 4
     chunk_seconds: float = 0.0
     quotes: tuple[salalocal.QuoteMatch, ...] = ()
+    passages: tuple[salalocal.ReadPassage, ...] = ()
     hold: threading.Event | None = None
     reached: threading.Event = field(default_factory=threading.Event)
     broken: Exception | None = None
@@ -145,6 +146,6 @@ class FakeEngine:
             self.gate()
             yield salalocal.Token(said, (" " if said else "") + word)
             said += 1
-        yield salalocal.Evidence(self.quotes)
+        yield salalocal.Evidence(self.quotes, self.passages)
         usage = salalocal.Usage(len(ids), reused, said, 0.1, 0.5)
         yield salalocal.Done(usage, reason, reused)

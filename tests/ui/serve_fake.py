@@ -1,8 +1,9 @@
 """The window over the scripted engine, for the browser test and for looking at it while working on it.
 
-    python tests/ui/serve_fake.py [--slow] [DOCUMENT...]
+    python tests/ui/serve_fake.py [--slow] [--short] [DOCUMENT...]
 
-Prints its address on stderr and runs until Ctrl-C.
+`--short`: the answer is a few words of the document, without a quotation. Prints its address on
+stderr and runs until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -30,10 +31,32 @@ QUOTES = (
 )
 
 
+SHORT_ANSWER = "30 June 1984"
+PASSAGES = (
+    salalocal.ReadPassage(
+        "The last keeper left Kestrel Rock on 30 June 1984.", salalocal.Place("kestrel-rock.pdf", page=2), 0.62
+    ),
+    salalocal.ReadPassage(
+        "Each of them kept watch for four hours, wound up the clockwork that turned the lens, and wrote down the "
+        "weather every three hours in the log book.",
+        salalocal.Place("kestrel-rock.pdf", page=1),
+        0.07,
+    ),
+)
+
+
 def main(arguments: list[str]) -> None:
     slow = "--slow" in arguments
+    short = "--short" in arguments
     documents = [Path(argument) for argument in arguments if not argument.startswith("--")]
-    engine = FakeEngine(answer=ANSWER, quotes=QUOTES, limit=8192, chunk=16, chunk_seconds=0.05 if slow else 0.01)
+    engine = FakeEngine(
+        answer=SHORT_ANSWER if short else ANSWER,
+        quotes=() if short else QUOTES,
+        passages=PASSAGES,
+        limit=8192,
+        chunk=16,
+        chunk_seconds=0.05 if slow else 0.01,
+    )
     with listen("127.0.0.1", 0) as listener:
         serve(engine, "scripted", listener, documents=documents)
 

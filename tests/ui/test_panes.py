@@ -55,6 +55,7 @@ def test_nothing_from_a_file_or_a_model_becomes_markup():
         evil,
         "answer",
         quotes=(salalocal.QuoteMatch(evil, place, 1.0, True), salalocal.QuoteMatch(evil, None, 0.0, True)),
+        passages=(salalocal.ReadPassage(evil, place, 0.1),),
         notice=Notice(evil, "refused"),
         finished=True,
     )
@@ -71,6 +72,7 @@ def test_nothing_from_a_file_or_a_model_becomes_markup():
         library_pane.shelf_html(shown),
         library_pane.status_html(shown),
         chat_pane.after_html(turn),
+        chat_pane.after_html(Turn("q", "alert", passages=(salalocal.ReadPassage(evil, place, 0.9),))),
         str(chat_pane.chat_messages(shown)[0]["content"]),
     ]
     for page in pages:
@@ -129,6 +131,46 @@ def test_what_is_not_word_for_word_shows_the_documents_own_words():
     assert "1894" not in page
     assert page.count("similar, not word for word") == 1
     assert page.index("similar") < page.index("Every ship was blue.")
+
+
+BUILT = salalocal.ReadPassage("It was begun in 1893.", salalocal.Place("book.pdf", page=3), 0.624)
+SHIPS = salalocal.ReadPassage("Every ship was blue.", salalocal.Place("ships.md", line=9), 0.07)
+
+
+def test_what_was_read_for_an_answer_is_a_closed_list_of_places_and_shares():
+    page = chat_pane.after_html(Turn("q", "The sea was calm that year.", passages=(BUILT, SHIPS), finished=True))
+    closed, _, opened = page.partition("<details")
+    assert closed == '<div class="sl-after">', "nothing of it is shown openly"
+    assert opened.startswith(' class="sl-read"><summary>What was read for this answer</summary>')
+    first, second = opened.split("<li>")[1:]
+    for part in ("It was begun in 1893.", "book.pdf, page 3", "width:62%", ">62%<"):
+        assert part in first
+    for part in ("Every ship was blue.", "ships.md, line 9", "width:7%", ">7%<"):
+        assert part in second
+    assert "\n" not in page, "a blank line would end the HTML block and start Markdown"
+    assert "<details" not in chat_pane.after_html(Turn("q", "a", usage=salalocal.Usage(1, 0, 1, 0.1, 0.1)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "passages", "shown"),
+    [
+        ("In 1893", (BUILT, SHIPS), True),
+        ("In 1894", (BUILT, SHIPS), False),
+        ("blue", (SHIPS, BUILT), False),
+    ],
+)
+def test_a_short_answer_shows_the_passage_it_was_read_from(answer, passages, shown):
+    openly = chat_pane.after_html(Turn("q", answer, passages=passages, finished=True)).partition("<details")[0]
+    assert ("<q><bdi>It was begun in 1893.</bdi></q>" in openly) is shown
+    assert ("book.pdf, page 3" in openly) is shown
+
+
+def test_what_was_read_stands_between_the_places_and_the_figures():
+    quote = salalocal.QuoteMatch("begun in 1893", BUILT.place, 1.0, True)
+    usage = salalocal.Usage(1010, 990, 20, 0.1, 2.0)
+    page = chat_pane.after_html(Turn("q", "“begun in 1893”", (quote,), (BUILT,), usage, finished=True))
+    assert page.count("sl-quotes") == 1, "the quote has its place; the passage is not shown openly beside it"
+    assert page.index("sl-quotes") < page.index("sl-read") < page.index("sl-usage")
 
 
 def test_a_question_that_waits_says_for_what():

@@ -81,6 +81,23 @@ def test_an_answer_streams_and_says_what_was_reused(engine, make_desk, book):
     assert turn.finished
 
 
+def test_a_turn_keeps_its_quotes_and_what_was_read_for_it(engine, make_desk, book):
+    place = salalocal.Place("harbour.md", line=1)
+    engine.answer = "word7 word8"
+    engine.passages = (salalocal.ReadPassage("word6 word7 word8", place, 0.5),)
+    desk = make_desk(engine)
+    desk.add(book)
+    desk.ask("When?")
+    (turn,) = settled(desk).turns
+    assert turn.passages == engine.passages
+    assert turn.place == engine.passages[0]
+    engine.quotes = (salalocal.QuoteMatch("word7 word8", place, 1.0, True),)
+    desk.ask("When?")
+    assert settled(desk).turns[1].quotes == engine.quotes
+    assert desk.view().turns[1].place is None, "quotes have their own places"
+    assert [message.content for message in engine.prompts[1]] == ["When?", "word7 word8", "When?"]
+
+
 def test_a_question_reads_the_unread_first(engine, make_desk, book):
     desk = make_desk(engine)
     desk.add(book)

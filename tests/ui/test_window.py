@@ -178,6 +178,41 @@ def test_on_a_phone_stop_is_in_view_wherever_the_page_stands(scripted):
         page.locator(".sl-usage").wait_for(timeout=30_000)
 
 
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_was_read_opens_by_keyboard_and_stays_open(tmp_path, scheme):
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    with running([*SCRIPTED, "--short"], temporary) as window, chromium() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+        page.set_default_timeout(120_000)
+        page.goto(window.url)
+        page.get_by_label("Your question").fill("When did the last keeper leave?")
+        page.get_by_label("Your question").press("Enter")
+        page.locator(".sl-usage").wait_for()
+        assert "kestrel-rock.pdf, page 2" in page.locator(".sl-quotes").inner_text()
+        other = page.get_by_text("Each of them kept watch")
+        assert not other.is_visible()
+
+        page.locator(".sl-read > summary").focus()
+        page.keyboard.press("Enter")
+        other.wait_for()
+        bars = [bar.bounding_box() for bar in page.locator(".sl-share-bar").all()]
+        parts = [bar.bounding_box() for bar in page.locator(".sl-share-bar > span").all()]
+        assert [round(part["width"] / bar["width"], 2) for part, bar in zip(parts, bars, strict=True)] == [0.62, 0.07]
+        colours = {
+            page.locator(place).first.evaluate("bar => getComputedStyle(bar).backgroundColor")
+            for place in (".sl-share-bar", ".sl-share-bar > span")
+        }
+        assert len(colours) == 2, "a bar that cannot be told from its track"
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, "wider than a phone"
+
+        page.get_by_label("Your question").fill("And then?")
+        page.get_by_label("Your question").press("Enter")
+        page.locator(".sl-usage").nth(1).wait_for()
+        assert other.first.is_visible(), "a further answer closed it"
+
+
 def test_paths_that_are_not_there_are_one_sentence_before_the_model_is_loaded(tmp_path):
     command = [sys.executable, "-m", "salalocal", "ui", "gone.md", "lost.pdf", "--model", "no-such-model"]
     done = subprocess.run(

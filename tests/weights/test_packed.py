@@ -60,8 +60,8 @@ def relative_rms(found: Tensor, wanted: Tensor) -> float:
 def keep_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loads as on a machine whose memory does not hold the unpacked weights."""
 
-    def choose(config: ModelConfig, dtype: torch.dtype, _: torch.device) -> tuple[Footprint, bool]:
-        return footprint(config, dtype.itemsize, 256), False
+    def choose(config: ModelConfig, dtype: torch.dtype, _: torch.device, chunk: int) -> tuple[Footprint, bool]:
+        return footprint(config, dtype.itemsize, chunk), False
 
     monkeypatch.setattr(load_module, "_choose_packing", choose)
 

@@ -28,7 +28,7 @@ from salalocal_ui.session import Desk
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-DEFAULT_MODEL = "smollm2"
+DEFAULT_MODEL = "salalocal-pocket"
 LOOPBACK = "127.0.0.1"
 MAX_REQUEST_BYTES = 2**30
 SHUTDOWN_SECONDS = 3
@@ -44,7 +44,7 @@ def run(
 ) -> None:
     """Serve the window until Ctrl-C.
 
-    `model`: path, or the name of a model on this machine; None takes the demo model. `documents`: files and
+    `model`: path, or the name of a model on this machine; None takes the embedded one. `documents`: files and
     folders put on the shelf at the start. `port`: 0 takes any free one.
 
     Raises:

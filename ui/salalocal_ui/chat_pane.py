@@ -9,6 +9,7 @@ open must not swallow it.
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import gradio as gr
@@ -20,6 +21,7 @@ from salalocal_ui.state import Task, Turn, View
 from salalocal_ui.wording import rate, safe, shortened, tokens
 
 LONGEST_QUOTE = 160
+LONGEST_PASSAGE = 400
 LONGEST_PLACE = 200
 LONGEST_QUESTION = 20_000
 
@@ -137,11 +139,16 @@ def _thinking(turn: Turn, view: View) -> str:
 
 
 def after_html(turn: Turn) -> str:
-    """The places of the quotes, how the answer ended, and what was read for it."""
+    """The places of the quotes or of the whole answer, what was read for it, how it ended, and its figures."""
     parts = []
     if turn.quotes:
         rows = "".join(_quote_html(quote) for quote in turn.quotes)
         parts.append(f'<ul class="sl-quotes" aria-label="Places of the quotes">{rows}</ul>')
+    if turn.place is not None:
+        row = f"<li><q>{_passage_text(turn.place)}</q> {_place_html(turn.place)}</li>"
+        parts.append(f'<ul class="sl-quotes">{row}</ul>')
+    if turn.passages:
+        parts.append(_passages_html(turn.passages))
     if turn.notice is not None:
         parts.append(notice_html(turn.notice))
     if turn.usage is not None:
@@ -160,6 +167,34 @@ def _quote_html(quote: salalocal.QuoteMatch) -> str:
     place = safe(shortened(str(quote.place), LONGEST_PLACE))
     label = ' <span class="sl-similar">similar, not word for word</span>' if similar else ""
     return f'<li>{marked} <span class="sl-place">{place}{label}</span></li>'
+
+
+def _passages_html(passages: Sequence[salalocal.ReadPassage]) -> str:
+    """A closed list: it is for those who want to look closer. The browser's own element opens by keyboard too."""
+    rows = "".join(
+        f"<li>{_passage_text(passage)} {_place_html(passage)}{_share_html(passage.share)}</li>" for passage in passages
+    )
+    return (
+        '<details class="sl-read"><summary>What was read for this answer</summary>'
+        f"<ul>{rows}</ul>"
+        '<p class="sl-faint">Shares of the attention that went to the documents. '
+        "They show where the model looked, not that the answer is true.</p></details>"
+    )
+
+
+def _passage_text(passage: salalocal.ReadPassage) -> str:
+    return safe(shortened(passage.text, LONGEST_PASSAGE))
+
+
+def _place_html(passage: salalocal.ReadPassage) -> str:
+    return f'<span class="sl-place">{safe(shortened(str(passage.place), LONGEST_PLACE))}</span>'
+
+
+def _share_html(share: float) -> str:
+    """A bar for the eye; the number says the same to everybody."""
+    percent = f"{share:.0%}"
+    bar = f'<span class="sl-share-bar"><span style="width:{percent}"></span></span>'
+    return f'<span class="sl-share">{bar}{percent}</span>'
 
 
 def usage_line(usage: salalocal.Usage) -> str:

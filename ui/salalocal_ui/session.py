@@ -321,7 +321,7 @@ class Desk:
                 self._end_reading(job)
                 self._change_turn(job, answer="".join(answer))
             elif isinstance(event, salalocal.Evidence):
-                self._change_turn(job, quotes=event.quotes)
+                self._change_turn(job, quotes=event.quotes, passages=event.passages)
             else:
                 self._change_turn(job, usage=event.usage, notice=ending(event.finish_reason, self._sampling))
 

@@ -72,19 +72,26 @@ class Activity:
 class Turn:
     """One question and what came of it.
 
-    `answer` grows while tokens arrive; `quotes` and `usage` come at the end; `notice` says that the answer was
-    stopped, cut at the length limit, or refused. A turn without an answer is not part of the next prompt.
-    `waiting`: its turn has not come yet; `too_long`: the notice is a refusal for the length of the documents.
+    `answer` grows while tokens arrive; `quotes`, `passages` (what was read for it) and `usage` come at the end;
+    `notice` says that the answer was stopped, cut at the length limit, or refused. A turn without an answer is not
+    part of the next prompt. `waiting`: its turn has not come yet; `too_long`: the notice is a refusal for the length
+    of the documents.
     """
 
     question: str
     answer: str = ""
     quotes: tuple[salalocal.QuoteMatch, ...] = ()
+    passages: tuple[salalocal.ReadPassage, ...] = ()
     usage: salalocal.Usage | None = None
     notice: Notice | None = None
     finished: bool = False
     waiting: bool = False
     too_long: bool = False
+
+    @property
+    def place(self) -> salalocal.ReadPassage | None:
+        """The passage that an answer without quotes came from, where that is clear."""
+        return salalocal.Evidence(self.quotes, self.passages).place_of(self.answer)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ def _sparse_attention_kernel(
     WIDE: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
-    kv_head = tl.program_id(1)
+    # Wide, because its product with a stride passes 2^31 elements where a store of many heads holds a million tokens.
+    kv_head = tl.program_id(1).to(tl.int64)
     rows = tl.arange(0, ROWS)
     dims = tl.arange(0, DIM)
     offsets = tl.arange(0, BLOCK)
