@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from salalocal_kernels.ref.token_mass import token_mass
+
 # Queries of a dense tile; the mask is group * tile x keys.
 _DENSE_TILE = 256
 # Queries that share one gather of their blocks' union. Neighbours pick mostly the same blocks; a wider tile gathers
@@ -91,7 +93,13 @@ def sparse_attention_prefill(
 
 
 def sparse_attention_decode(
-    q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, length: int, scale: float
+    q: Tensor,
+    pages: Tensor,
+    page_table: Tensor,
+    blocks: Tensor,
+    length: int,
+    scale: float,
+    mass: Tensor | None = None,
 ) -> Tensor:
     """Attention of the newest token over its selected blocks.
 
@@ -102,10 +110,14 @@ def sparse_attention_decode(
         blocks: [Hkv, K] int32, -1 padded.
         length: tokens in the cache, this one included.
         scale: factor on q . k.
+        mass: float32 [Hkv, K], overwritten where given: softmax weights summed over the tokens of each block and the
+            heads of the group (the sums of `token_mass`), 0 for padding.
 
     Returns:
         [H, D], dtype of q.
     """
+    if mass is not None:
+        mass.copy_(token_mass(q, pages, page_table, blocks, length, scale).sum(-1))
     return sparse_attention_prefill(q[None], pages, page_table, blocks[:, None], length - 1, scale)[0]
 
 

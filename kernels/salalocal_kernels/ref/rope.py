@@ -20,12 +20,31 @@ def rope(x: Tensor, first_position: int, theta: float) -> Tensor:
     Returns:
         [T, H, D], dtype of x.
     """
-    tokens, _, dim = x.shape
     wide = torch.promote_types(x.dtype, torch.float32)
-    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=x.device) / dim
+    positions = torch.arange(first_position, first_position + x.shape[0], device=x.device)
+    return rotate(x, rope_table(positions, x.shape[-1], theta, wide))
+
+
+def rope_table(positions: Tensor, dim: int, theta: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Cosines and sines for tokens at `positions`, the same for every head and layer.
+
+    Args:
+        positions: [T], integers.
+        dim: channels of a head, even.
+        theta: base of the frequencies.
+        dtype: float32 or float64, in which sine and cosine are taken; angles are formed in float32.
+
+    Returns:
+        [T, dim]: dim/2 cosines, then dim/2 sines.
+    """
+    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim
     frequencies = 1.0 / theta**exponents
-    positions = torch.arange(first_position, first_position + tokens, device=x.device)
-    angles = (positions.float()[:, None] * frequencies).to(wide)
-    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
-    low, high = x.to(wide).chunk(2, dim=-1)
+    angles = (positions.float()[:, None] * frequencies).to(dtype)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """`rope` with the angles given: x [T, H, D], table [T, D] from `rope_table`, at least as wide as x."""
+    cos, sin = table[:, None].chunk(2, dim=-1)
+    low, high = x.to(table.dtype).chunk(2, dim=-1)
     return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(x.dtype)

@@ -1,0 +1,1 @@
+"""What to time: a module's `cases()` gives (name, callable, bytes, flops) on the current GPU. Times nothing itself."""

@@ -1,0 +1,91 @@
+"""Packed weights as GPU kernels read them: the codes of a group in planes. Knows bits and scales, not files.
+
+On disk eight neighbouring codes of 4 bits (four of 8) share a word, so a thread that reads words gets neighbours in one
+register and must fetch eight neighbouring activations for it. In planes word i of a group's `span` words holds elements
+i, span + i, 2 span + i, ... of the group: codes in the same place of neighbouring words are neighbours, and so are the
+activations they meet and the values they unpack to.
+
+    bits 4:  span = g/8,  element j*span + i in bits 4j .. 4j+3 of word i
+    bits 8:  span = g/4,  element j*span + i in bits 8j .. 8j+7 of word i, as code + 128
+    value = (code - zero) * scale;  zero is 8 or 128 where the matrix has no zero points
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Planes:
+    """A matrix [N, K] of codes in planes.
+
+    Attributes:
+        words: int32 [N, K*bits/32], contiguous.
+        scales: bfloat16 [N, K/group_size], contiguous.
+        zeros: uint8 [N, K/group_size], contiguous; None where every zero point is the middle code.
+        bits: 4 or 8.
+        group_size: 64 or 128.
+    """
+
+    words: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+    bits: int
+    group_size: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+        return self.words.shape[0], self.words.shape[1] * (32 // self.bits)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory, the same as on disk."""
+        return self.words.nbytes + self.scales.nbytes + (0 if self.zeros is None else self.zeros.nbytes)
+
+
+def to_planes(qweight: Tensor, scales: Tensor, zeros: Tensor | None, group_size: int) -> Planes:
+    """Rearranges a matrix from the layout on disk, once, when it is loaded.
+
+    Args:
+        qweight: int32 [N, K/8], element k in bits 4*(k % 8) of word k // 8; or int8 [N, K], -127 to 127.
+        scales: bfloat16 [N, K/group_size].
+        zeros: uint8 [N, K/group_size], 0 to 15, or None.
+        group_size: elements of a row that share a scale: 64 or 128.
+    """
+    bits = 4 if qweight.dtype == torch.int32 else 8
+    rows = qweight.shape[0]
+    if bits == 4:
+        pairs = qweight.contiguous().view(torch.uint8)
+        codes = torch.stack((pairs & 15, pairs >> 4), dim=-1)
+    else:
+        codes = qweight.contiguous().view(torch.uint8) ^ 128
+    planes = 32 // bits
+    words = codes.reshape(rows, scales.shape[1], planes, group_size // planes).transpose(2, 3).contiguous()
+    if bits == 4:
+        words = words[..., 0::2] | (words[..., 1::2] << 4)
+    words = words.reshape(rows, scales.shape[1] * group_size * bits // 8).view(torch.int32)
+    return Planes(words, scales.contiguous(), None if zeros is None else zeros.contiguous(), bits, group_size)
+
+
+def plane_steps(matrix: Planes) -> Tensor:
+    """Steps from zero, code - zero: int16 [N, K] in natural order."""
+    rows, columns = matrix.shape
+    fields = matrix.words.view(torch.uint8).to(torch.int16)
+    if matrix.bits == 4:
+        fields = torch.stack((fields & 15, fields >> 4), dim=-1)
+    planes = 32 // matrix.bits
+    groups = columns // matrix.group_size
+    codes = fields.reshape(rows, groups, matrix.group_size // planes, planes).transpose(2, 3)
+    zeros = 1 << (matrix.bits - 1) if matrix.zeros is None else matrix.zeros.to(torch.int16)[..., None]
+    return (codes.reshape(rows, groups, matrix.group_size) - zeros).reshape(rows, columns)
+
+
+def plane_values(matrix: Planes, dtype: torch.dtype) -> Tensor:
+    """Values [N, K] in `dtype`: exact products, rounded once."""
+    steps = plane_steps(matrix).to(torch.promote_types(dtype, torch.float32))
+    scales = matrix.scales.to(steps.dtype)
+    return (steps.reshape(*scales.shape, matrix.group_size) * scales[..., None]).reshape(steps.shape).to(dtype)
