@@ -107,7 +107,6 @@ def test_sparse_prefill(
     k: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cpu_module, "_TILE", 7)
     context = Context(first + tokens, kv_heads, block_size, dtype)
     q = random(tokens, group * kv_heads, 8, dtype=dtype, seed=1)
     blocks = selection(first, tokens, block_size, kv_heads, k, seed=first + k)

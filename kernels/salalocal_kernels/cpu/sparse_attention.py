@@ -1,81 +1,129 @@
-"""Attention over selected blocks on a processor: one block after another, each for all the queries that read it.
+"""Attention over selected blocks on a processor.
 
-A query reads 96 blocks and a block of a long text is read by many queries, so taking the blocks in turn moves queries
-(2 KiB each at 8 heads of 64) instead of blocks (32 KiB) and multiplies nothing that is masked afterwards.
+The queries of one block of text all read its window and the first block: those are one dense product. The rest is
+taken block by block, each for all the queries that read it, which moves queries (2 KiB each at 8 heads of 64) instead
+of blocks (32 KiB) and multiplies nothing that is masked afterwards.
 """
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
 import torch
 from torch import Tensor
 
-# Queries that go through the blocks together. More of them make the products of a block larger.
-_TILE = 2048
+from salalocal_kernels.cpu.block_lists import Readers, Shared, block_lists, split
+from salalocal_kernels.cpu.team import run_all, team_size
+
+# Logits that are there at once in a dense product; 1 MiB in float32, so that they stay in a core's cache.
+_DENSE_LOGITS = 1 << 18
+# Sums of weights above this mean that some block holds logits far above those shared; weights might overflow.
+_LARGEST_SUM = 2.0**64
 
 
 def sparse_attention_prefill(
     q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, first_position: int, scale: float
 ) -> Tensor:
     """The op of `ref/attention.py`, same arguments and result."""
-    tokens, heads, _ = q.shape
-    group = heads // pages.shape[1]
+    group = q.shape[1] // pages.shape[1]
+    wide = torch.promote_types(q.dtype, torch.float32)
     out = torch.empty_like(q)
-    for start in range(0, tokens, _TILE):
-        stop = min(start + _TILE, tokens)
-        for head in range(pages.shape[1]):
-            members = slice(head * group, (head + 1) * group)
-            rows = _Rows(q[start:stop, members], scale, first_position + start)
-            order, edges = _by_block(blocks[head, start:stop])
-            for block, begin, end in edges:
-                page = pages[page_table[block], head]
-                rows.attend(order[begin:end], page[0], page[1], block)
-            out[start:stop, members] = rows.result().to(q.dtype)
+    for head in range(pages.shape[1]):
+        members = slice(head * group, (head + 1) * group)
+        shared, readers = block_lists(blocks[head], first_position, pages.shape[3])
+        # In powers of two: exp2 takes a third longer than exp, but exp 20 to 200 times as long for results below 1e-38.
+        rows = _Rows(q[:, members].to(wide) * (scale * math.log2(math.e)), pages[:, head], page_table, first_position)
+        run_all([partial(rows.read_shared, part) for part in shared])
+        parts = split(readers, team_size())
+        rows.read_others(parts)
+        if not rows.is_in_range():
+            run_all([partial(rows.read_shared, part) for part in shared])
+            rows.raise_peaks(readers)
+            rows.read_others(parts)
+        out[:, members] = rows.result().to(q.dtype)
     return out
 
 
-def _by_block(blocks: Tensor) -> tuple[Tensor, list[tuple[int, int, int]]]:
-    """For blocks [T, K], -1 padded: queries sorted by the block they read, and (block, start, stop) of its run."""
-    query, column = (blocks >= 0).nonzero(as_tuple=True)
-    read, order = blocks[query, column].sort(stable=True)
-    counts = torch.bincount(read)
-    found = counts.nonzero()[:, 0]
-    counts = counts[found]
-    ends = counts.cumsum(0)
-    return query[order], list(zip(found.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True))
-
-
 class _Rows:
-    """The queries [T, G, D] of one kv head with their softmax so far: largest logit, sum, weighted values."""
+    """The queries [T, G, D] of one kv head, in units of log2, and what they have read.
 
-    def __init__(self, q: Tensor, scale: float, first_position: int) -> None:
-        wide = torch.promote_types(q.dtype, torch.float32)
-        self._q = q.to(wide) * scale
+    Softmax weights are taken relative to a peak per query and head: the largest logit of the shared blocks. Logits of
+    other blocks may be larger, as long as the sums stay in range.
+
+    Args:
+        q: [T, G, D], float32 or float64.
+        pages: [P, 2, B, D].
+        page_table: [N], the page of each block.
+        first_position: of the first query.
+    """
+
+    def __init__(self, q: Tensor, pages: Tensor, page_table: Tensor, first_position: int) -> None:
+        self._q = q.contiguous()
+        self._keys, self._values = pages[:, 0], pages[:, 1]
+        self._table = page_table
+        self._page = page_table.tolist()
         self._first = first_position
-        self._peak = torch.full(q.shape[:2], -torch.inf, dtype=wide, device=q.device)
-        self._total = torch.zeros(q.shape[:2], dtype=wide, device=q.device)
-        self._sum = torch.zeros_like(self._q)
+        self._peak = q.new_empty(q.shape[:2])
+        self._weights = q.new_empty(q.shape[:2])
+        self._sums = torch.empty_like(self._q)
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, block: int) -> None:
-        """Let `queries` [n], rising, read one block, keys and values [B, D]."""
-        size, dim = keys.shape
-        keys, values = keys.to(self._q.dtype), values.to(self._q.dtype)
-        first, last = int(queries[0]), int(queries[-1])
-        # The window's blocks are read by runs of neighbours, which need no gathering.
-        where = slice(first, last + 1) if last - first + 1 == len(queries) else queries
-        asked = self._q[where]
-        logits = (asked.reshape(-1, dim) @ keys.T).view(*asked.shape[:2], size)
-        if (block + 1) * size - 1 > self._first + first:
-            offsets = torch.arange(size, device=keys.device) + block * size
-            logits.masked_fill_((offsets > queries[:, None] + self._first)[:, None], -torch.inf)
-        before = self._peak[where]
-        peak = torch.maximum(before, logits.amax(-1))
-        weights = logits.sub_(peak[..., None]).exp_()
-        fade = (before - peak).exp_()
-        self._total[where] = self._total[where] * fade + weights.sum(-1)
-        read = (weights.view(-1, size) @ values).view_as(asked)
-        self._sum[where] = torch.addcmul(read, self._sum[where], fade[..., None])
-        self._peak[where] = peak
+    def read_shared(self, part: Shared) -> None:
+        """Sets the peaks and sums of some queries to those of the blocks they share, their own among them."""
+        group, dim = self._q.shape[1:]
+        pages = self._table[part.blocks]
+        keys, values = (side[pages].reshape(-1, dim).to(self._q.dtype) for side in (self._keys, self._values))
+        # Only the last of these blocks holds tokens after a query.
+        offsets = torch.arange(self._keys.shape[1]) + int(part.blocks[-1]) * self._keys.shape[1] - self._first
+        step = max(1, _DENSE_LOGITS // (group * len(keys)))
+        for start in range(part.start, part.stop, step):
+            stop = min(start + step, part.stop)
+            logits = self._q[start:stop].view(-1, dim) @ keys.T
+            last = logits.view(stop - start, group, -1)[..., -len(offsets) :]
+            last.masked_fill_((offsets > torch.arange(start, stop)[:, None])[:, None], -torch.inf)
+            peak = logits.amax(1, keepdim=True)
+            logits.sub_(peak).exp2_()
+            self._peak[start:stop] = peak.view(-1, group)
+            self._weights[start:stop] = logits.sum(1).view(-1, group)
+            torch.mm(logits, values, out=self._sums[start:stop].view(-1, dim))
+
+    def read_others(self, parts: list[list[Readers]]) -> None:
+        """Adds the blocks that are not shared; each part goes to one thread, with sums of its own."""
+        sums = [(torch.zeros_like(self._weights), torch.zeros_like(self._sums)) for part in parts if part]
+        run_all([partial(self._read_into, *into, part) for into, part in zip(sums, filter(None, parts), strict=True)])
+        for weights, values in sums:
+            self._weights += weights
+            self._sums += values
+
+    def _read_into(self, weights: Tensor, sums: Tensor, readers: list[Readers]) -> None:
+        shape = self._q.shape[1:]
+        for one in readers:
+            logits = self._logits(one)
+            logits.sub_(self._peak.index_select(0, one.queries).view(-1, 1)).exp2_()
+            weights.index_add_(0, one.queries, logits.sum(1).view(-1, shape[0]))
+            values = self._values[self._page[one.block]].to(logits.dtype)
+            sums.index_add_(0, one.queries, (logits @ values).view(-1, *shape))
+
+    def _logits(self, one: Readers) -> Tensor:
+        """[n G, B]: all tokens of the block, which is before every reader's own."""
+        asked = self._q.index_select(0, one.queries).view(-1, self._q.shape[2])
+        return asked @ self._keys[self._page[one.block]].to(asked.dtype).T
+
+    def is_in_range(self) -> bool:
+        """Whether the weights add up to numbers that a float holds with room to spare."""
+        return bool((self._weights <= _LARGEST_SUM).all())
+
+    def raise_peaks(self, readers: list[Readers]) -> None:
+        """Makes the peaks those of all blocks; the sums, so far of shared blocks, follow."""
+        peak = self._peak.clone()
+        for one in readers:
+            found = self._logits(one).amax(1).view(-1, peak.shape[1])
+            peak[one.queries] = torch.maximum(peak[one.queries], found)
+        fade = (self._peak - peak).exp2_()
+        self._peak = peak
+        self._weights *= fade
+        self._sums *= fade[..., None]
 
     def result(self) -> Tensor:
-        """[T, G, D], at least float32."""
-        return self._sum / self._total[..., None]
+        """[T, G, D], dtype of q."""
+        return self._sums / self._weights[..., None]
