@@ -17,7 +17,7 @@ from salalocal.training.events import verb_groups
 from salalocal.training.lexicon import Lexicon, word_lists
 from salalocal.training.passages import ABBREVIATION
 
-SYNONYM_SHARE = 0.15
+SYNONYM_SHARE = 0.25
 INFLECT_SHARE = 0.35
 LONGEST_ANSWER_WORDS = 9
 _SENTENCE = re.compile(r"(?<![\w.])[A-Z][^\n.!?]{28,260}?(?:\.(?=\w)[^\n.!?]{0,80})*[.!?](?=[\s\"')]|$)")
