@@ -14,8 +14,8 @@ _LOWER_WORD = re.compile(r"(?<![\w.'’/-])[a-z]{3,}(?![\w'’/(-]|\.\w)")
 _ASKING = frozenset(
     re.findall(
         r"\w+",
-        """who whom whose what which where when why how the and are was were did does has have had for from with that this
-        not will would can could may must shall should you your its his her their there any some tell give name""",
+        """who whom whose what which where when why how the and are was were did does has have had for from with that
+        this not will would can could may must shall should you your its his her their there any some tell give name""",
     )
 )
 
