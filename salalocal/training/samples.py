@@ -309,6 +309,7 @@ class Sampler:
         ids = document.tolist()
         roles = [TEXT] * len(ids)
         pairs: list[tuple[int, int]] = []
+        firsts: set[int] = set()
         questions: list[tuple[int, int, int]] = []
         turns = [
             prompt.next_question(answer.question, self._lexicon.flip()) if i else prompt.first_question(answer.question)
@@ -322,16 +323,15 @@ class Sampler:
             start = len(ids) + len(turn_ids)
             ids += [*turn_ids, *spoken, self._turn_end]
             roles += [*[IGNORED] * len(turn_ids), *[ANSWER] * (len(spoken) + 1)]
+            firsts.add(start - 1)
             pairs += [(start + n - 1, source) for n, source in enumerate(answer.sources) if source >= 0]
             questions.append((start - 1, start + len(spoken), int(answer.task)))
         padding = total - len(ids)
         token_ids = np.array(ids + [self._padding] * padding, np.uint16)
         role_array = np.array(roles + [IGNORED] * padding, np.uint8)[1:]
-        kept = (
-            sorted(self._rng.choice(len(pairs), shape.max_pairs, replace=False))
-            if len(pairs) > shape.max_pairs
-            else range(len(pairs))
-        )
+        # An answer's first token has to find its source; the others follow it. Where room is short the first ones come.
+        drawn = self._rng.permutation(len(pairs)).tolist()
+        kept = sorted(sorted(drawn, key=lambda index: pairs[index][0] not in firsts)[: shape.max_pairs])
         query = np.full(shape.max_pairs, -1, np.int32)
         source_array = np.full(shape.max_pairs, -1, np.int32)
         for row, index in enumerate(kept):
