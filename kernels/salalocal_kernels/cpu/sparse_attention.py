@@ -14,10 +14,11 @@ _TILE = 2048
 
 
 def sparse_attention_prefill(
-    q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, first_position: int, scale: float
+    q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, first_position: int | Tensor, scale: float
 ) -> Tensor:
     """The op of `ref/attention.py`, same arguments and result."""
     tokens, heads, _ = q.shape
+    first_position = int(first_position)
     group = heads // pages.shape[1]
     out = torch.empty_like(q)
     for start in range(0, tokens, _TILE):

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from salalocal_kernels.gpu.narrow import LEAST_CHANNELS, widened
 from salalocal_kernels.gpu.target import describe
 
 
@@ -150,10 +151,14 @@ def lightning_prefill(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, scale: float, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The op of `ref/lightning.py`, same arguments and result; q, k, v of one dtype (bfloat16, float16 or float32), the
-    state float32, head dimensions powers of two and at least 16.
+    state float32, head dimensions powers of two.
 
     With 16-bit inputs the state is rounded to their dtype where it meets q, not where it is kept.
     """
+    if min(q.shape[-1], v.shape[-1]) < LEAST_CHANNELS:
+        wide_state = widened(widened(state).transpose(1, 2)).transpose(1, 2)
+        wide, last = lightning_prefill(widened(q), widened(k), widened(v), slopes, scale, wide_state)
+        return wide[..., : v.shape[-1]], last[:, : q.shape[-1], : v.shape[-1]].contiguous()
     tokens, heads, key_dim = q.shape
     value_dim = v.shape[-1]
     out = torch.empty(tokens, heads, value_dim, dtype=q.dtype, device=q.device)

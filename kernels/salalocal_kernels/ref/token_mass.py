@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def token_mass(q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, length: int, scale: float) -> Tensor:
+def token_mass(
+    q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, length: int | Tensor, scale: float
+) -> Tensor:
     """The softmax weights of the newest token's query over the tokens of its blocks, summed over the heads.
 
     Args:
@@ -14,7 +16,7 @@ def token_mass(q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, len
         pages: [P, Hkv, 2, B, D].
         page_table: [N] int64, the page of each block.
         blocks: [Hkv, K] int32, -1 padded.
-        length: tokens in the cache, this one included.
+        length: tokens in the cache, this one included; a tensor of one element where only the device knows it.
         scale: factor on q . k.
 
     Returns:
