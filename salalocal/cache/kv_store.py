@@ -106,16 +106,13 @@ class KVCache:
         pages[page, :, 0, offset] = keys
         pages[page, :, 1, offset] = values
 
-    def keys(self, layer: int, start: int, stop: int) -> Tensor:
-        """Keys [Hkv, stop - start, D] of tokens [start, stop)."""
-        block = self._store.block_size
-        first, last = start // block, -(-stop // block)
-        strip = self._run(layer, first, last)[:, :, 0].transpose(0, 1)
-        return strip.reshape(strip.shape[0], -1, strip.shape[-1])[:, start - first * block : stop - first * block]
-
     def context(self, layer: int, length: int) -> Tensor:
         """Pages [N, Hkv, 2, B, D] of tokens [0, length) in order; a view where they lie in a row."""
-        return self._run(layer, 0, -(-length // self._store.block_size))
+        last = -(-length // self._store.block_size)
+        pages, numbers = self._store.pages(layer), self._table.pages[:last]
+        if numbers and numbers == list(range(numbers[0], numbers[0] + last)):
+            return pages[numbers[0] : numbers[0] + last]
+        return pages[self._index[:last]]
 
     @property
     def page_table(self) -> Tensor:
@@ -139,9 +136,3 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes of the storage all forks share."""
         return self._store.capacity * self._store.page_bytes
-
-    def _run(self, layer: int, first: int, last: int) -> Tensor:
-        pages, numbers = self._store.pages(layer), self._table.pages[first:last]
-        if numbers and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
-            return pages[numbers[0] : numbers[0] + len(numbers)]
-        return pages[self._index[first:last]]

@@ -10,7 +10,7 @@ from torch import Tensor
 from salalocal.cache.compressed_keys import CompressedKeys, fine_and_coarse
 from salalocal.cache.kv_store import KVCache, KVStore
 from salalocal.config import ModelConfig
-from salalocal_kernels import compress_keys
+from salalocal_kernels import extend_compressed_keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,22 +47,36 @@ class AttentionCache:
         self._kv = kv
         self._compressed = compressed
 
-    def append(self, position: int, keys: Tensor, values: Tensor) -> None:
+    def append(self, position: int | Tensor, keys: Tensor, values: Tensor) -> None:
         """Stores keys and values [T, Hkv, D] of tokens from `position` on and every window they complete."""
+        assert isinstance(position, int)
         self._kv.write(self._index, position, keys, values)
         length = position + keys.shape[0]
-        for level in self._compressed or ():
-            first, stop = level.count(position), level.count(length)
-            if stop > first:
-                start = first * level.stride
-                window = self._kv.keys(self._index, start, (stop - 1) * level.stride + level.kernel_size)
-                level.write(first, compress_keys(window, level.kernel_size, level.stride))
+        if self._compressed is None or self._compressed[0].count(length) == self._compressed[0].count(position):
+            return
+        # A level whose windows stay the same is not written to, and may stay shared.
+        fine, coarse = (
+            level.room(level.count(length)) if level.count(length) > level.count(position) else level.storage
+            for level in self._compressed
+        )
+        stride = self._compressed[0].stride
+        extend_compressed_keys(self.pages, self.page_table, fine, coarse, position, keys.shape[0], stride)
 
-    def compressed_keys(self, length: int) -> tuple[Tensor, Tensor]:
+    def compressed_keys(self, length: int | Tensor) -> tuple[Tensor, Tensor]:
         """Fine and coarse compressed keys [Hkv, n, D] of the first `length` tokens."""
         assert self._compressed is not None
+        assert isinstance(length, int)
         fine, coarse = self._compressed
         return fine.upto(length), coarse.upto(length)
+
+    def num_blocks(self, length: int | Tensor) -> int:
+        """Blocks that the first `length` tokens take."""
+        return -(-int(length) // self.pages.shape[3])
+
+    def every_block(self, length: int | Tensor) -> Tensor:
+        """int32 [Hkv, N]: all blocks of the first `length` tokens."""
+        blocks = torch.arange(self.num_blocks(length), dtype=torch.int32, device=self.page_table.device)
+        return blocks.expand(self.pages.shape[1], -1)
 
     def context(self, length: int) -> Tensor:
         """Pages [N, Hkv, 2, B, D] of the first `length` tokens in order."""

@@ -154,8 +154,8 @@ class Session:
         ids = torch.tensor(token_ids, dtype=torch.int64).to(self._network.device)
         with torch.inference_mode():
             record = found.__setitem__ if self._records or self.is_watched else None
-            hidden, states = self._network.read(ids, self._cache, is_sparse, record, self.is_watched)
-            logits = self._network.logits(hidden if all_logits is not None else hidden[-1:])
+            normed, states = self._network.read(ids, self._cache, is_sparse, record, self.is_watched)
+            logits = self._network.logits(normed if all_logits is not None else normed[-1:])
         # Outside inference mode, so that callers may do with the copies what they like; and no view of a whole chunk.
         last = logits[-1].clone()
         self._cache.commit(len(token_ids), states)

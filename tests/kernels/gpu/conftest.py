@@ -17,6 +17,7 @@ _SLOW = (
     "gather_rows",
     "lightning_decode",
     "lightning_prefill",
+    "network",
     "norm_gate",
     "packed_linear",
     "qk_norm_rope",
