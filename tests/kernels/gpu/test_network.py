@@ -18,7 +18,9 @@ from sparse_gate import run_checks, run_interpreted
 
 import salalocal
 import salalocal_kernels
+from salalocal.engine.decode_graph import DecodeGraph
 from salalocal.engine.engine import Engine
+from salalocal.engine.sampling import Sampler, Sampling
 from salalocal_kernels import dispatch
 
 PROMPT, STEPS = 75, 3
@@ -40,14 +42,20 @@ def tiny_engine(head_dim: int) -> Engine:
 
 
 def run(engine: Engine) -> list[torch.Tensor]:
-    """Logits of a prompt in two chunks and of some steps; then everything once more below dense_len."""
+    """Logits of a prompt in two chunks and of some steps; then everything once more below dense_len, and both again
+    with steps over memory that has room for more, whose position only the device knows."""
     ids = [(7 * token) % 40 for token in range(PROMPT)]
     found = []
     for prompt in (ids, ids[:20]):
-        session = engine.new_session()
-        found.append(session.prefill(prompt, chunk_size=40, all_logits=True))
-        found += [session.step(token) for token in range(STEPS)]
-        found += [session.linear_state(1)]
+        for is_recorded in (False, True):
+            session = engine.new_session()
+            if is_recorded:
+                session._decoder = DecodeGraph(engine._network, 400)
+            found.append(session.prefill(prompt, chunk_size=40, all_logits=True))
+            found += [session.step(token) for token in range(STEPS)]
+            sampler = Sampler(Sampling(temperature=0.7, top_p=0.9, seed=3))
+            found.append(torch.tensor([session.step_and_choose(1, sampler) for _ in range(2)]))
+            found += [session.linear_state(1)]
     return found
 
 
