@@ -144,7 +144,8 @@ class DecodeGraph:
         if served.fallbacks:
             raise CannotRecord("; ".join(f"{op}: {why}" for op, why in served.fallbacks.items()))
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # What other threads ask of the device meanwhile is no part of it and does not disturb it.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._result = self._compute(kind)
         self._graph = graph
 
