@@ -1,4 +1,5 @@
-"""A decode step of the released sizes on the meta device: what it launches, and that it reads nothing back.
+"""A decode step and a prefill chunk of the released sizes on the meta device: what they launch, and that they read
+nothing back.
 
 Tensors there have shapes and no numbers, so a step that asks for one, as waiting for a GPU would be, fails.
 """
@@ -28,6 +29,7 @@ from salalocal.model.network import Layer, Network
 from salalocal.model.sparse_layer import SparseLayer
 from salalocal_kernels import Planes, dispatch, watch
 from salalocal_quant import Int8Weight, PlanesWeight, together
+from salalocal_quant.packed import SCRATCH_BYTES
 
 META = torch.device("meta")
 GREEDY = Choice(0.0, 0, 1.0, 0.0)
@@ -121,6 +123,26 @@ def test_a_step_reads_nothing_back(length: int, choice: Choice | None, is_watche
     assert names["_attend_split_kernel"] == names["_lightning_decode_kernel"] == 1
     assert names["_block_scores_kernel"] == (length >= 8192)
     assert names["_random_uniform_kernel"] == (choice is DRAWN)
+
+
+@pytest.mark.parametrize("is_sparse", [True, False])
+def test_what_a_chunk_launches(is_sparse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCRATCH_BYTES, "meta", SCRATCH_BYTES["cuda"])
+    made = network()
+    cache = SessionCache.empty(made.config, torch.bfloat16, META)
+    ids = empty(8192, dtype=torch.int64)
+    names = [launch.kernel.fn.__name__ for launch in launches(lambda: made.read(ids, cache, is_sparse, None))]
+    tile = ["_coarse_lse_kernel", "_block_scores_kernel", "_select_blocks_kernel", "_union_blocks_kernel",
+            "_sparse_attention_kernel"]  # fmt: skip
+    unpack, twice = "_unpack_planes_kernel", 2  # slices of tokens in the feed-forward
+    feed_forward = ["_rms_norm_kernel", *[unpack] * 3 * twice, "_rms_norm_kernel"]
+    assert names == [
+        "_gather_rows_kernel", "_rms_norm_kernel",
+        *[unpack] * 4, "_extend_compressed_keys_kernel", *(tile * 4 if is_sparse else []), "_norm_gate_kernel", unpack,
+        *feed_forward,
+        *[unpack] * 4, "_qk_norm_rope_kernel", "_lightning_prefill_kernel", "_norm_gate_kernel", unpack,
+        *feed_forward,
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
