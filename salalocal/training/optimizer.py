@@ -61,7 +61,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
-        """Apply the gradients at `factor` of the full rates and clear them; those of a step with a NaN count as zero."""
+        """Apply the gradients at `factor` of the full rates and clear them; with a NaN in one, all count as zero."""
         parameters = (*self._others, *_flat(self._groups.values()))
         finite = torch.stack([_gradient(parameter).isfinite().all() for parameter in parameters]).all()
         for parameter in parameters:

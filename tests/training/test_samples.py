@@ -64,7 +64,7 @@ def test_far_tokens_are_those_of_the_documents_that_no_answer_stands_near(corpus
 def test_answers_are_in_the_documents_and_absent_ones_say_so(corpus: Corpus) -> None:
     sampler = Sampler(corpus, np.random.default_rng(2))
     tasks = set()
-    for _ in range(24):
+    for _ in range(60):
         sample = sampler.sample(SHAPES["2048"])
         documents = corpus.tokenizer.decode(sample.token_ids[: sample.document_end].tolist())
         for low, high, task in sample.questions:
