@@ -40,9 +40,12 @@ if TYPE_CHECKING:
     from salalocal.tokenizer import Message
 
 # PyTorch's CPU threads spin while they wait for each other. With anything else running on the machine that costs far
-# more than it saves: decoding SmolLM2 on two busy cores went from 2.5 to 20 tokens/s without it (30 on quiet ones, 35
-# with spinning). It only has effect before torch is first imported, and a value the user has set stays.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# more than it saves (decoding SmolLM2 on two busy cores: 2.5 tokens/s, and 20 without), and not at all it costs on a
+# quiet one. A short while is as good as none on two busy cores (salalocal-pocket decodes 20 tokens/s with either) and
+# much better on quiet ones (51 and 39; reading 905 and 757). It only has effect before torch is first imported, and a
+# value the user has set stays.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 __version__: str
 

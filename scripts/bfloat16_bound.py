@@ -24,7 +24,7 @@ def rounded_linear(x: Tensor, weight: Tensor) -> Tensor:
 
 def main() -> None:
     """Prints rms error and changed block sets per case."""
-    salalocal_quant.dense.linear = rounded_linear  # type: ignore[attr-defined]
+    salalocal_quant.dense.linear = rounded_linear  # type: ignore[assignment, attr-defined]
     golden.LIMITS["float64"] = golden.LIMITS["bfloat16"]
     torch.set_num_threads(2)
     for result in golden.verify_cases(Path(sys.argv[1]), dtype="float64"):

@@ -1,76 +1,119 @@
 """The ops of the network, one name each; this is the only place that picks an implementation.
 
 `ref/` defines every op in plain PyTorch and runs on any device. `cpu/` and `gpu/` hold the same ops made for one kind
-of device; where one exists, the name below is a dispatcher. `implementations` says what serves.
+of device. The table below says which there are; `coverage` what a kernel takes, `dispatch` how one of them is chosen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor
-
+from salalocal_kernels import coverage as _coverage
 from salalocal_kernels.cpu import sparse_attention as _cpu_sparse
-from salalocal_kernels.ref import attention as _ref_attention
-from salalocal_kernels.ref.attention import dense_attention, sparse_attention_decode
-from salalocal_kernels.ref.block_scores import block_scores
-from salalocal_kernels.ref.compress_keys import compress_keys
-from salalocal_kernels.ref.lightning import lightning_decode, lightning_prefill, lightning_slopes
-from salalocal_kernels.ref.linear import linear
-from salalocal_kernels.ref.rms_norm import rms_norm
-from salalocal_kernels.ref.rope import rope
-from salalocal_kernels.ref.select_blocks import select_blocks
-from salalocal_kernels.ref.token_mass import token_mass
+from salalocal_kernels.dispatch import Op, Served, watch
+from salalocal_kernels.ref import attention as _attention
+from salalocal_kernels.ref import lightning as _lightning
+from salalocal_kernels.ref import packed_linear as _packed
+from salalocal_kernels.ref.add_rms_norm import add_rms_norm as _add_rms_norm
+from salalocal_kernels.ref.block_scores import block_scores as _block_scores
+from salalocal_kernels.ref.compress_keys import compress_keys as _compress_keys
+from salalocal_kernels.ref.extend_compressed_keys import extend_compressed_keys as _extend_compressed_keys
+from salalocal_kernels.ref.gather_rows import gather_rows as _gather_rows
+from salalocal_kernels.ref.lightning import lightning_slopes
+from salalocal_kernels.ref.lightning_step import lightning_step as _lightning_step
+from salalocal_kernels.ref.linear import linear as _linear
+from salalocal_kernels.ref.norm_gate import norm_gate as _norm_gate
+from salalocal_kernels.ref.planes import Planes, to_planes
+from salalocal_kernels.ref.planes import plane_values as _plane_values
+from salalocal_kernels.ref.qk_norm_rope import qk_norm_rope as _qk_norm_rope
+from salalocal_kernels.ref.quantize_tokens import quantize_tokens as _quantize_tokens
+from salalocal_kernels.ref.random_uniform import random_uniform as _random_uniform
+from salalocal_kernels.ref.rms_norm import rms_norm as _rms_norm
+from salalocal_kernels.ref.rope import rope as _rope
+from salalocal_kernels.ref.rope import rope_table
+from salalocal_kernels.ref.scaled_linear import scaled_linear as _scaled_linear
+from salalocal_kernels.ref.select_blocks import select_blocks as _select_blocks
+from salalocal_kernels.ref.token_mass import token_mass as _token_mass
 
 __all__ = [
     "OPS",
+    "Op",
+    "Planes",
+    "Served",
+    "add_rms_norm",
     "block_scores",
     "compress_keys",
     "dense_attention",
+    "extend_compressed_keys",
+    "gather_rows",
     "implementations",
     "lightning_decode",
     "lightning_prefill",
     "lightning_slopes",
+    "lightning_step",
     "linear",
+    "norm_gate",
+    "packed_linear",
+    "packed_silu_mul",
+    "plane_values",
+    "qk_norm_rope",
+    "quantize_tokens",
+    "random_uniform",
     "rms_norm",
     "rope",
+    "rope_table",
+    "scaled_linear",
     "select_blocks",
     "sparse_attention_decode",
     "sparse_attention_prefill",
+    "to_planes",
     "token_mass",
+    "watch",
 ]
 
-
-def sparse_attention_prefill(
-    q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, first_position: int, scale: float
-) -> Tensor:
-    """`ref.attention.sparse_attention_prefill`; on a processor block by block."""
-    return _sparse_prefill_for(q.device.type)(q, pages, page_table, blocks, first_position, scale)
-
-
-def _sparse_prefill_for(device_type: str) -> Callable[..., Tensor]:
-    on_cpu = device_type == "cpu"
-    return _cpu_sparse.sparse_attention_prefill if on_cpu else _ref_attention.sparse_attention_prefill
-
-
-OPS = (
-    block_scores,
-    compress_keys,
-    dense_attention,
-    lightning_decode,
-    lightning_prefill,
-    linear,
-    rms_norm,
-    rope,
-    select_blocks,
-    sparse_attention_decode,
-    sparse_attention_prefill,
-    token_mass,
+# Norms, positions, gates.
+rms_norm = Op(_rms_norm, gpu="rms_norm", lacks=_coverage.floats)
+add_rms_norm = Op(_add_rms_norm, gpu="rms_norm", lacks=_coverage.floats)
+rope = Op(_rope)
+qk_norm_rope = Op(_qk_norm_rope, gpu="qk_norm_rope", lacks=_coverage.floats)
+norm_gate = Op(_norm_gate, gpu="norm_gate", lacks=_coverage.floats)
+# Linear attention.
+lightning_prefill = Op(_lightning.lightning_prefill, gpu="lightning_prefill", lacks=_coverage.lightning)
+lightning_decode = Op(_lightning.lightning_decode, gpu="lightning_decode", lacks=_coverage.lightning)
+lightning_step = Op(_lightning_step, gpu="lightning_step", lacks=_coverage.lightning_step)
+# Attention over blocks.
+compress_keys = Op(_compress_keys, gpu="compress_keys", lacks=_coverage.floats)
+extend_compressed_keys = Op(
+    _extend_compressed_keys, gpu="extend_compressed_keys", lacks=_coverage.extend_compressed_keys
 )
+block_scores = Op(_block_scores, gpu="block_scores", lacks=_coverage.block_scores)
+select_blocks = Op(_select_blocks, gpu="select_blocks", lacks=_coverage.select_blocks)
+sparse_attention_prefill = Op(
+    _attention.sparse_attention_prefill,
+    cpu=_cpu_sparse.sparse_attention_prefill,
+    gpu="sparse_attention_unions",
+    lacks=_coverage.sparse_attention,
+)
+sparse_attention_decode = Op(
+    _attention.sparse_attention_decode, gpu="sparse_attention_decode", lacks=_coverage.sparse_attention
+)
+token_mass = Op(_token_mass)
+dense_attention = Op(_attention.dense_attention)
+# Sampling.
+random_uniform = Op(_random_uniform, gpu="random_uniform")
+# Weights.
+linear = Op(_linear)
+gather_rows = Op(_gather_rows, gpu="gather_rows", lacks=_coverage.gather_rows, decides=2)
+packed_linear = Op(_packed.packed_linear, gpu="packed_linear", lacks=_coverage.packed_linear)
+packed_silu_mul = Op(_packed.packed_silu_mul, gpu="packed_linear", lacks=_coverage.packed_silu_mul)
+plane_values = Op(_plane_values, gpu="unpack_planes", lacks=_coverage.plane_values)
+quantize_tokens = Op(_quantize_tokens, gpu="quantize_tokens", lacks=_coverage.eight_bits)
+scaled_linear = Op(_scaled_linear, gpu="scaled_linear", lacks=_coverage.eight_bits)
+
+OPS: tuple[Op[..., object], ...] = tuple(op for op in globals().values() if isinstance(op, Op))
 
 
 def implementations(device_type: str) -> dict[str, str]:
-    """Which implementation serves each op on such a device ("cpu", "cuda"): its name -> the module that runs."""
-    serving = {op.__name__: op.__module__ for op in OPS}
-    serving["sparse_attention_prefill"] = _sparse_prefill_for(device_type).__module__
-    return serving
+    """Which implementation serves each op on such a device ("cpu", "cuda"): its name -> the module that runs.
+
+    On a GPU this is for arguments that its kernel takes; `watch` tells what did run.
+    """
+    return {op.name: op.module_on(device_type) for op in OPS}

@@ -1,6 +1,6 @@
 """Weight formats: reading, packing and unpacking. Knows nothing of `salalocal`."""
 
-from salalocal_quant.dense import DenseWeight, Weight
+from salalocal_quant.dense import DenseWeight, Embedding, Weight
 from salalocal_quant.gguf import GgufFile, GgufTensor
 from salalocal_quant.gguf_header import GgufError
 from salalocal_quant.gguf_llama import (
@@ -14,10 +14,13 @@ from salalocal_quant.int4 import Int4Weight
 from salalocal_quant.int8 import Int8Weight
 from salalocal_quant.packed import GROUP_SIZES, PackedWeight
 from salalocal_quant.packing import PackedError, pack_int4, unpack_int4
+from salalocal_quant.planes_weight import PlanesWeight
+from salalocal_quant.projections import Projections, together
 
 __all__ = [
     "GROUP_SIZES",
     "DenseWeight",
+    "Embedding",
     "GgufError",
     "GgufFile",
     "GgufTensor",
@@ -25,6 +28,8 @@ __all__ = [
     "Int8Weight",
     "PackedError",
     "PackedWeight",
+    "PlanesWeight",
+    "Projections",
     "UnsupportedGguf",
     "Weight",
     "llama_config",
@@ -32,5 +37,6 @@ __all__ = [
     "llama_tensor_names",
     "pack_int4",
     "read_llama_tensor",
+    "together",
     "unpack_int4",
 ]

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from salalocal_kernels import linear
+from salalocal_kernels import gather_rows, linear
 
 
 class Weight(Protocol):
@@ -20,8 +20,15 @@ class Weight(Protocol):
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., K] -> x W^T [..., N], dtype of x."""
 
+
+class Embedding(Weight, Protocol):
+    """A matrix whose rows are looked up."""
+
     def rows(self, index: Tensor) -> Tensor:
-        """Rows [T, K] for index int64 [T]."""
+        """Rows [T, K] for index int64 [T], in the dtype of the activations."""
+
+    def embed(self, ids: Tensor, factor: float) -> Tensor:
+        """`rows` times `factor`, in the wider of their dtype and float32: the beginning of a residual stream."""
 
 
 @dataclass(frozen=True)
@@ -46,3 +53,7 @@ class DenseWeight:
     def rows(self, index: Tensor) -> Tensor:
         """Rows [T, K] for index int64 [T]."""
         return self.data[index]
+
+    def embed(self, ids: Tensor, factor: float) -> Tensor:
+        """Rows [T, K] for ids int64 [T], times `factor`, at least float32."""
+        return gather_rows(self.data, None, ids, factor, self.data.dtype)

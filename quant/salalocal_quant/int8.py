@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from salalocal_kernels import gather_rows
 from salalocal_quant.packed import PackedWeight, describe
 from salalocal_quant.packing import PackedError
 from salalocal_quant.rounding import round_int8
@@ -42,6 +43,10 @@ class Int8Weight(PackedWeight):
         super().check_values()
         if self.qweight.numel() and int(self.qweight.min()) < -127:
             raise PackedError("qweight holds -128; codes are -127 to 127")
+
+    def embed(self, ids: Tensor, factor: float) -> Tensor:
+        """Rows [T, K] for ids int64 [T], times `factor`, at least float32."""
+        return gather_rows(self.qweight, self.scales, ids, factor, self.dtype)
 
     def _steps(self, index: slice | Tensor) -> Tensor:
         return self.qweight[index]

@@ -100,6 +100,10 @@ class PackedWeight(ABC):
         """Rows [T, K] for index int64 [T], in `dtype`."""
         return self._values(index, self.dtype)
 
+    def embed(self, ids: Tensor, factor: float) -> Tensor:
+        """Rows [T, K] for ids int64 [T], times `factor`, at least float32."""
+        return self.rows(ids).to(torch.promote_types(self.dtype, torch.float32)) * factor
+
     def to(self, device: torch.device) -> Self:
         """The same matrix on `device`."""
         zeros = None if self.zeros is None else self.zeros.to(device)

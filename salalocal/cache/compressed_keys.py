@@ -35,19 +35,20 @@ class CompressedKeys:
         """[Hkv, n, D]: the compressed keys of the first `length` tokens."""
         return self._data[:, : self.count(length)]
 
-    def write(self, first: int, keys: Tensor) -> None:
-        """Stores compressed keys [Hkv, n, D] from number `first` on."""
-        stop = first + keys.shape[1]
-        if stop == first:
-            return
-        if stop > self._data.shape[1] or self._is_shared:
-            heads, capacity, dim = self._data.shape
-            if stop > capacity:
-                capacity = stop + stop // 8 + 64
-            grown = torch.empty(heads, capacity, dim, dtype=self._data.dtype, device=self._data.device)
-            grown[:, :first] = self._data[:, :first]
+    def room(self, count: int) -> Tensor:
+        """Storage [Hkv, C, D] of this session alone for `count` windows and more, to be written to."""
+        heads, capacity, dim = self._data.shape
+        if count > capacity or self._is_shared:
+            wanted = count + count // 8 + 64 if count > capacity else capacity
+            grown = torch.empty(heads, wanted, dim, dtype=self._data.dtype, device=self._data.device)
+            grown[:, :capacity] = self._data
             self._data, self._is_shared = grown, False
-        self._data[:, first:stop] = keys
+        return self._data
+
+    @property
+    def storage(self) -> Tensor:
+        """[Hkv, C, D] as it is, perhaps shared; not to be written to."""
+        return self._data
 
     def fork(self) -> CompressedKeys:
         """A copy that shares the storage until either writes."""

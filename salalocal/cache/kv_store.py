@@ -54,6 +54,11 @@ class KVStore:
             grown[:, :, : old.shape[2]] = old
             self._data[index] = grown
 
+    @property
+    def storage(self) -> tuple[Tensor, ...]:
+        """What the pages of each layer are views of; the same objects for as long as nothing has moved."""
+        return tuple(self._data)
+
     def pages(self, layer: int) -> Tensor:
         """[P, Hkv, 2, B, D], a view. Strides keep the pages of one head adjacent, so that a run of pages is one
         strip of keys without a copy."""
@@ -106,21 +111,28 @@ class KVCache:
         pages[page, :, 0, offset] = keys
         pages[page, :, 1, offset] = values
 
-    def keys(self, layer: int, start: int, stop: int) -> Tensor:
-        """Keys [Hkv, stop - start, D] of tokens [start, stop)."""
-        block = self._store.block_size
-        first, last = start // block, -(-stop // block)
-        strip = self._run(layer, first, last)[:, :, 0].transpose(0, 1)
-        return strip.reshape(strip.shape[0], -1, strip.shape[-1])[:, start - first * block : stop - first * block]
-
     def context(self, layer: int, length: int) -> Tensor:
         """Pages [N, Hkv, 2, B, D] of tokens [0, length) in order; a view where they lie in a row."""
-        return self._run(layer, 0, -(-length // self._store.block_size))
+        last = -(-length // self._store.block_size)
+        pages, numbers = self._store.pages(layer), self._table.pages[:last]
+        if numbers and numbers == list(range(numbers[0], numbers[0] + last)):
+            return pages[numbers[0] : numbers[0] + last]
+        return pages[self._index[:last]]
 
     @property
     def page_table(self) -> Tensor:
-        """int64 [N]: the page of each block, the same in every layer."""
+        """int64 [N]: the page of each block, the same in every layer; another object once it has changed."""
         return self._index
+
+    @property
+    def storage(self) -> tuple[Tensor, ...]:
+        """K and V of all layers; the same objects for as long as nothing has moved."""
+        return self._store.storage
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per page."""
+        return self._store.block_size
 
     def pages(self, layer: int) -> Tensor:
         """All pages [P, Hkv, 2, B, D] of the store."""
@@ -139,9 +151,3 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes of the storage all forks share."""
         return self._store.capacity * self._store.page_bytes
-
-    def _run(self, layer: int, first: int, last: int) -> Tensor:
-        pages, numbers = self._store.pages(layer), self._table.pages[first:last]
-        if numbers and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
-            return pages[numbers[0] : numbers[0] + len(numbers)]
-        return pages[self._index[first:last]]

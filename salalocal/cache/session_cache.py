@@ -9,8 +9,9 @@ from torch import Tensor
 
 from salalocal.cache.compressed_keys import CompressedKeys, fine_and_coarse
 from salalocal.cache.kv_store import KVCache, KVStore
+from salalocal.cache.step_memory import LayerStorage, StepStorage
 from salalocal.config import ModelConfig
-from salalocal_kernels import compress_keys
+from salalocal_kernels import extend_compressed_keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,22 +48,36 @@ class AttentionCache:
         self._kv = kv
         self._compressed = compressed
 
-    def append(self, position: int, keys: Tensor, values: Tensor) -> None:
+    def append(self, position: int | Tensor, keys: Tensor, values: Tensor) -> None:
         """Stores keys and values [T, Hkv, D] of tokens from `position` on and every window they complete."""
+        assert isinstance(position, int)
         self._kv.write(self._index, position, keys, values)
         length = position + keys.shape[0]
-        for level in self._compressed or ():
-            first, stop = level.count(position), level.count(length)
-            if stop > first:
-                start = first * level.stride
-                window = self._kv.keys(self._index, start, (stop - 1) * level.stride + level.kernel_size)
-                level.write(first, compress_keys(window, level.kernel_size, level.stride))
+        if self._compressed is None or self._compressed[0].count(length) == self._compressed[0].count(position):
+            return
+        # A level whose windows stay the same is not written to, and may stay shared.
+        fine, coarse = (
+            level.room(level.count(length)) if level.count(length) > level.count(position) else level.storage
+            for level in self._compressed
+        )
+        stride = self._compressed[0].stride
+        extend_compressed_keys(self.pages, self.page_table, fine, coarse, position, keys.shape[0], stride)
 
-    def compressed_keys(self, length: int) -> tuple[Tensor, Tensor]:
+    def compressed_keys(self, length: int | Tensor) -> tuple[Tensor, Tensor]:
         """Fine and coarse compressed keys [Hkv, n, D] of the first `length` tokens."""
         assert self._compressed is not None
+        assert isinstance(length, int)
         fine, coarse = self._compressed
         return fine.upto(length), coarse.upto(length)
+
+    def num_blocks(self, length: int | Tensor) -> int:
+        """Blocks that the first `length` tokens take."""
+        return -(-int(length) // self.pages.shape[3])
+
+    def every_block(self, length: int | Tensor) -> Tensor:
+        """int32 [Hkv, N]: all blocks of the first `length` tokens."""
+        blocks = torch.arange(self.num_blocks(length), dtype=torch.int32, device=self.page_table.device)
+        return blocks.expand(self.pages.shape[1], -1)
 
     def context(self, length: int) -> Tensor:
         """Pages [N, Hkv, 2, B, D] of the first `length` tokens in order."""
@@ -124,6 +139,56 @@ class SessionCache:
     def extend(self, tokens: int) -> None:
         """Makes room for `tokens` more; `length` moves only with `commit`, and without it nothing has changed."""
         self._kv.extend(self.length, self.length + tokens)
+
+    def prepare_step(self, capacity: int, max_tokens: int) -> None:
+        """Makes room for one token more, in storage that takes `capacity` tokens, or K/V of `max_tokens`, unmoved.
+
+        It also moves where a fork made room for itself, or shares what this session is going to write.
+        """
+        self._kv.reserve(self.length, max(min(capacity, max_tokens), self.length + 1))
+        self._kv.extend(self.length, self.length + 1)
+        for levels in self._compressed:
+            for level in levels or ():
+                level.room(level.count(capacity))
+
+    def blocks_of(self, length: int) -> int:
+        """Blocks that the first `length` tokens take."""
+        return -(-length // self._kv.block_size)
+
+    def storage(self) -> tuple[Tensor, ...]:
+        """K/V and compressed keys of all layers; the same objects for as long as nothing has moved."""
+        compressed = [level.storage for levels in self._compressed for level in levels or ()]
+        return (*self._kv.storage, *compressed)
+
+    def step_storage(self, capacity: int, states: tuple[Tensor, ...]) -> StepStorage:
+        """What a step of a session of up to `capacity` tokens reads and writes, after `prepare_step`.
+
+        Args:
+            capacity: in tokens.
+            states: that steps are to overwrite, like those of this cache.
+        """
+        blocks = -(-capacity // self._kv.block_size)
+        device = self._kv.page_table.device
+        layers = [
+            LayerStorage(
+                pages=self._kv.pages(index),
+                compressed=levels and (levels[0].upto(capacity), levels[1].upto(capacity)),
+                kernel_stride=levels[0].stride if levels else 0,
+            )
+            for index, levels in enumerate(self._compressed)
+        ]
+        numbers = torch.arange(blocks, dtype=torch.int32, device=device)
+        return StepStorage(
+            page_table=torch.zeros(blocks, dtype=torch.int64, device=device),
+            blocks=numbers.expand(layers[0].pages.shape[1] if layers else 1, blocks),
+            states=states,
+            layers=tuple(layers),
+        )
+
+    @property
+    def page_table(self) -> Tensor:
+        """int64 [N]: the page of each block; another object once it has changed."""
+        return self._kv.page_table
 
     def commit(self, tokens: int, states: list[Tensor]) -> None:
         """All layers have read `tokens` more: takes over their states and moves the length."""

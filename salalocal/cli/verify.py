@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -49,8 +49,9 @@ def verify(
 
     Per case: largest difference of prefill and decode logits and of the linear states, rms of the prefill
     logits, changed block sets of all compared, how many of those changed though their margin is more than the
-    dtype should blur, and decode steps with another likeliest token. What is allowed is printed first. Exits
-    with 1 where a case fails.
+    dtype should blur, and decode steps with another likeliest token. What is allowed is printed first, and at
+    the end which implementation served each op. A case also fails where an op ran as plain PyTorch on a GPU
+    though there is a kernel for it (in float64 there is none). Exits with 1 where a case fails.
     """
     from salalocal.evaluate.golden import LIMITS, verify_cases
 
@@ -88,7 +89,8 @@ def verify(
             }
         )
     else:
-        _print_implementations(console, results[0].implementations)
+        served = [op for result in results for op in result.implementations.items()]
+        _print_implementations(console, sorted(set(served)))
         judged = "finite" if only_finite else "passed"
         console.print(f"{len(results) - len(failed)} of {len(results)} {judged}")
     if failed:
@@ -121,10 +123,10 @@ def _print_case(console: Console, result: CaseResult, good: str) -> None:
     console.print(Text.assemble(line, verdict))
 
 
-def _print_implementations(console: Console, implementations: Mapping[str, str]) -> None:
+def _print_implementations(console: Console, implementations: Iterable[tuple[str, str]]) -> None:
     """Which package served which op; the module within it is only in the JSON."""
     served: dict[str, list[str]] = {}
-    for op, module in sorted(implementations.items()):
+    for op, module in implementations:
         served.setdefault(module.rpartition(".")[0] or module, []).append(op)
     for package, ops in served.items():
         console.print(f"{package}: {', '.join(ops)}", style="dim")

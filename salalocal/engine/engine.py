@@ -23,7 +23,7 @@ from salalocal.evidence import QuoteIndex, read_passages
 from salalocal.model.network import Network
 from salalocal.planner import Footprint
 from salalocal.tokenizer import Message, Tokenizer
-from salalocal_quant import PackedWeight
+from salalocal_quant import PackedWeight, PlanesWeight
 
 # Prompts keep a checkpoint this often, so that going back never re-reads more than this.
 _CHECKPOINT_EVERY_TOKENS = 65536
@@ -81,8 +81,8 @@ class Engine:
         """A sentence where the model's files hold packed weights: whether they stay packed in memory."""
         if self.config.quantization is None:
             return None
-        if any(isinstance(weight, PackedWeight) for weight in self._network.matrices):
-            return "the weights stay packed in memory and are unpacked for every product"
+        if any(isinstance(weight, PackedWeight | PlanesWeight) for weight in self._network.matrices):
+            return "the weights stay packed in memory"
         return f"the packed weights were unpacked to {str(self.dtype).removeprefix('torch.')} when they were read"
 
     def max_context_tokens(self) -> int:

@@ -95,12 +95,13 @@ class _Answer:
             return self._end("cancelled")
         if self.count >= self._sampling.max_tokens:
             return self._end("length")
-        if self._last is not None:
-            if session.length >= session.max_tokens:
-                return self._end("length")
-            session.step(self._last)
-        assert session.logits is not None
-        token = self._sampler(session.logits)
+        if self._last is None:
+            assert session.logits is not None
+            token = self._sampler(session.logits)
+        elif session.length >= session.max_tokens:
+            return self._end("length")
+        else:
+            token = session.step_and_choose(self._last, self._sampler)
         if token in self._eos_ids:
             return self._end("stop")
         self._last = token

@@ -1,9 +1,12 @@
-"""How far a reading is and how long it will take. Knows no torch."""
+"""How far a reading is and how long it will take. Knows no tokens."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+
+import psutil
+import torch
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,18 @@ class Progress:
     seconds_left: float
     device_bytes: int
     host_bytes: int
+
+    @staticmethod
+    def now(done_tokens: int, total_tokens: int, tokens_per_second: float, device: torch.device) -> Progress:
+        """With the time left at this rate, and the memory held now."""
+        return Progress(
+            done_tokens=done_tokens,
+            total_tokens=total_tokens,
+            tokens_per_second=tokens_per_second,
+            seconds_left=(total_tokens - done_tokens) / max(tokens_per_second, 1e-9),
+            device_bytes=torch.cuda.memory_allocated(device) if device.type == "cuda" else 0,
+            host_bytes=psutil.Process().memory_info().rss,
+        )
 
 
 class RateMeter:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from salalocal.errors import EngineFailure, InvalidRequest
+from salalocal_kernels import random_uniform
 
 
 @dataclass(frozen=True)
@@ -56,40 +57,88 @@ class Sampling:
             raise InvalidRequest(f"stop has {len(self.stop)} texts; at most 16 are allowed")
 
 
+@dataclass(frozen=True)
+class Choice:
+    """How one token is chosen from logits, without waiting for a GPU: a captured step has it built in.
+
+    Attributes:
+        temperature, top_k, top_p, min_p: as in `Sampling`.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+
+    def __call__(self, logits: Tensor, seed: Tensor, count: Tensor) -> Tensor:
+        """Chooses.
+
+        Args:
+            logits: [V].
+            seed: int64 [1], the answer's.
+            count: int64 [1], tokens of the answer drawn before.
+
+        Returns:
+            int64 [1], the token; -1 where NaN or +Inf is among the logits, or nothing but -Inf.
+        """
+        if self.temperature == 0:
+            token = logits.argmax(keepdim=True)
+        else:
+            weights, ids = self._candidates(logits.double())
+            sums = weights.cumsum(-1)
+            # The first token whose sum passes the target; one of weight 0 passes nothing.
+            place = torch.searchsorted(sums, random_uniform(seed, count) * sums[-1:], right=True)
+            token = ids[place.clamp(max=len(ids) - 1)]
+        return torch.where(logits.max().isfinite(), token, -1)
+
+    def _candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights [C] of the tokens that may be drawn, likeliest first where any filter is on, and their ids [C]."""
+        ids = torch.arange(logits.shape[0], device=logits.device)
+        if self.top_k or self.min_p or self.top_p < 1:
+            # Of equal logits the lower id is the likelier, as for greedy.
+            logits, ids = logits.sort(descending=True, stable=True)
+            size = self.top_k or len(ids)
+            logits, ids = logits[:size], ids[:size]
+        # The largest is subtracted first: divided by a tiny temperature it would overflow.
+        probabilities = torch.softmax((logits - logits.max()) / self.temperature, dim=-1)
+        if self.min_p:
+            probabilities = probabilities.masked_fill(probabilities < self.min_p * probabilities[0], 0)
+        if self.top_p < 1:
+            before = probabilities.cumsum(-1) - probabilities
+            probabilities = probabilities.masked_fill(before >= self.top_p * probabilities.sum(), 0)
+        return probabilities, ids
+
+
 class Sampler:
-    """Draws one token after another; keeps the random state of one answer."""
+    """Draws one token after another; keeps the random state of one answer.
+
+    Attributes:
+        choice: how each is chosen.
+        seed: the answer's.
+        count: tokens drawn.
+    """
 
     def __init__(self, sampling: Sampling) -> None:
-        self._sampling = sampling
-        self._generator = torch.Generator().manual_seed(sampling.seed)
+        is_greedy = sampling.temperature == 0
+        # No filter takes the likeliest token away, so all greedy answers choose alike.
+        filters = (0, 1.0, 0.0) if is_greedy else (sampling.top_k, sampling.top_p, sampling.min_p)
+        self.choice = Choice(sampling.temperature, *filters)
+        self.seed = sampling.seed
+        self.count = 0
 
     def __call__(self, logits: Tensor) -> int:
-        """Chooses from logits [V] float32.
+        """Chooses from logits [V]. Raises EngineFailure as `accept`."""
+        seed, count = torch.tensor([[self.seed], [self.count]], device=logits.device)
+        return self.accept(self.choice(logits, seed, count))
+
+    def accept(self, chosen: Tensor) -> int:
+        """Counts a token that `choice` has chosen for `seed` and `count`; waits for the GPU.
 
         Raises:
             EngineFailure: NaN or +Inf among the logits, or nothing but -Inf.
         """
-        if not bool(logits.max().isfinite()):
+        token = int(chosen)
+        if token < 0:
             raise EngineFailure("the model computed NaN or Inf instead of logits; the answer was stopped")
-        if self._sampling.temperature == 0:
-            return int(logits.argmax())
-        probabilities, ids = self._candidates(logits.double().cpu())
-        return int(ids[torch.multinomial(probabilities, 1, generator=self._generator)])
-
-    def _candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights [C] of the tokens that may be drawn, likeliest first where any filter is on, and their ids [C]."""
-        sampling = self._sampling
-        ids = torch.arange(logits.shape[0])
-        if sampling.top_k or sampling.min_p or sampling.top_p < 1:
-            # Of equal logits the lower id is the likelier, as for greedy.
-            logits, ids = logits.sort(descending=True, stable=True)
-            size = sampling.top_k or len(ids)
-            logits, ids = logits[:size], ids[:size]
-        # The largest is subtracted first: divided by a tiny temperature it would overflow.
-        probabilities = torch.softmax((logits - logits.max()) / sampling.temperature, dim=-1)
-        if sampling.min_p:
-            probabilities = probabilities.masked_fill(probabilities < sampling.min_p * probabilities[0], 0)
-        if sampling.top_p < 1:
-            before = probabilities.cumsum(-1) - probabilities
-            probabilities = probabilities.masked_fill(before >= sampling.top_p * probabilities.sum(), 0)
-        return probabilities, ids
+        self.count += 1
+        return token

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import operator
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import psutil
 import torch
 from torch import Tensor
 
 from salalocal.cache.session_cache import Checkpoint, SessionCache
+from salalocal.engine.decode_graph import CannotRecord, DecodeGraph, StepKind, StepResult
 from salalocal.engine.progress import Progress, RateMeter
+from salalocal.engine.readings import Readings
+from salalocal.engine.sampling import Sampler
 from salalocal.engine.schedule import chunk_edges, common_length, thin
+from salalocal.engine.token_ids import checked_ids
 from salalocal.errors import Cancelled, ContextTooLong, InvalidRequest
 from salalocal.model.network import Network
 from salalocal.model.sparse_layer import BlocksRead
+
+_LOG = logging.getLogger(__name__)
 
 # States of older checkpoints are thinned out beyond this.
 CHECKPOINT_BUDGET_BYTES = 1 << 30
@@ -48,15 +53,16 @@ class Session:
         self._cache = cache
         self._default_chunk = default_chunk
         self.max_tokens = max_tokens
-        self._records = record_selection
         self.is_watched = False
-        self._selection: dict[int, list[Tensor]] = {}
-        self._last_read: dict[int, BlocksRead] = {}
+        self._readings = Readings(record_selection, network.config.sparse_layers)
         self._logits: Tensor | None = None
         self.token_ids: list[int] = []
         self.checkpoints: list[Checkpoint] = []
         # All checkpoints of this past that anybody holds, also those thinned out of the list above.
         self._valid: weakref.WeakSet[Checkpoint] = weakref.WeakSet()
+        # In float64 the definitions serve, which wait for the GPU.
+        has_graph = network.device.type == "cuda" and network.dtype != torch.float64
+        self._decoder = DecodeGraph(network, max_tokens) if has_graph else None
         if not self.length:
             self.checkpoint()
 
@@ -131,7 +137,7 @@ class Session:
         start, stop = self.length, self.length + len(token_ids)
         wanted = set(checkpoints_at)
         is_sparse = self._is_sparse(stop if final_length is None else final_length)
-        self._selection, self._last_read = {}, {}
+        self._readings.clear()
         if start in wanted:
             self.checkpoint()
         self._cache.reserve(stop - start)
@@ -146,31 +152,69 @@ class Session:
             at = edge
             if edge in wanted:
                 self.checkpoint()
-            yield self._progress(edge - start, stop - start, meter.mark(edge - start))
+            rate = meter.mark(edge - start)
+            yield Progress.now(edge - start, stop - start, rate, self._network.device)
 
     def _read_chunk(self, token_ids: list[int], is_sparse: bool, all_logits: list[Tensor] | None) -> None:
         """All of a chunk or, where anything fails, nothing of it."""
         found: dict[int, BlocksRead] = {}
         ids = torch.tensor(token_ids, dtype=torch.int64).to(self._network.device)
         with torch.inference_mode():
-            record = found.__setitem__ if self._records or self.is_watched else None
-            hidden, states = self._network.read(ids, self._cache, is_sparse, record, self.is_watched)
-            logits = self._network.logits(hidden if all_logits is not None else hidden[-1:])
+            record = found.__setitem__ if self._readings.records_selection or self.is_watched else None
+            normed, states = self._network.read(ids, self._cache, is_sparse, record, self.is_watched)
+            logits = self._network.logits(normed if all_logits is not None else normed[-1:])
         # Outside inference mode, so that callers may do with the copies what they like; and no view of a whole chunk.
         last = logits[-1].clone()
         self._cache.commit(len(token_ids), states)
         self.token_ids.extend(token_ids)
         self._logits = last
-        self._last_read = found if self.is_watched else {}
-        for layer, read in found.items():
-            if self._records and read.selected is not None:
-                self._selection.setdefault(layer, []).append(read.selected)
+        self._readings.add(found, self.is_watched)
         if all_logits is not None:
             all_logits.append(logits)
 
     def step(self, token_id: int) -> Tensor:
         """Reads one token; returns float32 logits [vocab] for the next. Errors as for `prefill`."""
-        return self.prefill((token_id,))
+        self._step(token_id, None)
+        assert self._logits is not None
+        return self._logits.clone()
+
+    def step_and_choose(self, token_id: int, sampler: Sampler) -> int:
+        """Reads one token and chooses the next. Errors as for `prefill` and `Sampler.accept`."""
+        chosen = self._step(token_id, sampler)
+        assert self._logits is not None
+        return sampler(self._logits) if chosen is None else sampler.accept(chosen)
+
+    def _step(self, token_id: int, sampler: Sampler | None) -> Tensor | None:
+        """Reads one token; int64 [1], the next one, where a graph has chosen it."""
+        (token,) = self._checked((token_id,), None, None)
+        decoder, length = self._decoder, self.length
+        if decoder is not None:
+            kind = StepKind(self._is_sparse(length + 1), self.is_watched, sampler.choice if sampler else None)
+            self._readings.clear()
+            try:
+                result = decoder.step(self._cache, token, kind, sampler)
+                self._take_over(decoder, token, length, result)
+                return result.chosen
+            except CannotRecord as reason:
+                _LOG.warning("tokens are read without a CUDA graph: %s", reason)
+                self._decoder = None
+            except BaseException:
+                # Ctrl-C between the replay and what follows it: the states hold the token already.
+                left = decoder.left_open(length + 1)
+                if left is not None:
+                    self._take_over(decoder, token, length, left)
+                raise
+        self.prefill((token,))
+        return None
+
+    def _take_over(self, decoder: DecodeGraph, token: int, length: int, result: StepResult) -> None:
+        """Makes a step up to `length` + 1 count, with copies of its results; may be begun anew."""
+        self._logits = result.logits.clone()
+        if self._readings.records_selection or self.is_watched:
+            self._readings.take_copy(result.reads, self._cache.blocks_of(length + 1), self.is_watched)
+        self.token_ids[length:] = [token]
+        self._cache.length = length + 1
+        decoder.close()
 
     def keep_common(self, token_ids: Sequence[int]) -> int:
         """Forgets what does not begin `token_ids`, going back to the nearest checkpoint where needed.
@@ -235,14 +279,15 @@ class Session:
         del self.token_ids[target.position :]
         self.checkpoints = [known for known in self.checkpoints if known.position <= target.position]
         self._valid = weakref.WeakSet(known for known in self._valid if known.position <= target.position)
-        self._selection, self._last_read = {}, {}
+        self._readings.clear()
 
     def fork(self) -> Session:
         """A second session with the same past; K/V is shared until one of them writes.
 
         Checkpoints of the past are good for both.
         """
-        copy = Session(self._network, self._cache.fork(), self._default_chunk, self.max_tokens, self._records)
+        records = self._readings.records_selection
+        copy = Session(self._network, self._cache.fork(), self._default_chunk, self.max_tokens, records)
         copy._logits = self._logits
         copy.token_ids = list(self.token_ids)
         copy.checkpoints = list(self.checkpoints)
@@ -266,17 +311,12 @@ class Session:
         Raises:
             InvalidRequest: the session does not record, or the layer is not a sparse one.
         """
-        if not self._records:
-            raise InvalidRequest("selected_blocks needs a session made with record_selection=True")
-        if layer not in self._network.config.sparse_layers:
-            raise InvalidRequest(f"layer {layer} selects no blocks; sparse are {self._network.config.sparse_layers}")
-        parts = self._selection.get(layer)
-        return None if not parts else torch.cat(parts, dim=1)
+        return self._readings.selected_blocks(layer)
 
     @property
     def has_attention(self) -> bool:
         """Whether `attention_mass` has something to tell of the last call."""
-        return bool(self._last_read)
+        return self._readings.has_attention
 
     def attention_mass(self, layer: int) -> tuple[Tensor, Tensor]:
         """How the attention of the last token of the last call is shared out.
@@ -291,13 +331,7 @@ class Session:
         Raises:
             InvalidRequest: the session was not watched in its last call, or the layer is no attention layer.
         """
-        read = self._last_read.get(layer)
-        if read is None or read.last_blocks is None or read.last_mass is None:
-            raise InvalidRequest(
-                f"layer {layer} has no attention to show: is_watched must be set before the call, and attention layers "
-                f"are {self._network.config.sparse_layers}"
-            )
-        return read.last_blocks, read.last_mass
+        return self._readings.attention_mass(layer)
 
     def linear_state(self, layer: int) -> Tensor:
         """State [heads, d_k, d_v] of a lightning layer, float32 (float64 in a float64 run).
@@ -316,21 +350,8 @@ class Session:
 
     def _checked(self, token_ids: Sequence[int], chunk_size: int | None, final_length: int | None) -> list[int]:
         """The ids as plain integers; raises what `prefill` says."""
-        try:
-            ids = [operator.index(token) for token in token_ids]
-        except TypeError as error:
-            raise InvalidRequest(f"token_ids must hold integers only ({error})") from error
-        if not ids:
-            raise InvalidRequest("token_ids is empty; at least one token is needed")
-        vocab = self._network.config.vocab_size
-        if min(ids) < 0 or max(ids) >= vocab:
-            raise InvalidRequest(f"token_ids holds an id outside 0 to {vocab - 1}")
-        if chunk_size is not None and chunk_size < 1:
-            raise InvalidRequest(f"chunk_size is {chunk_size}; at least 1 is needed")
-        stop = self.length + len(ids)
-        if final_length is not None and final_length < stop:
-            raise InvalidRequest(f"final_length is {final_length:,}, but the session reaches {stop:,} tokens")
-        self.check_fits(max(stop, final_length or 0))
+        ids = checked_ids(token_ids, self._network.config.vocab_size, self.length, chunk_size, final_length)
+        self.check_fits(max(self.length + len(ids), final_length or 0))
         return ids
 
     def check_fits(self, needed: int) -> None:
@@ -342,14 +363,3 @@ class Session:
                 needed_tokens=needed,
                 limit_tokens=self.max_tokens,
             )
-
-    def _progress(self, done: int, total: int, rate: float) -> Progress:
-        device = self._network.device
-        return Progress(
-            done_tokens=done,
-            total_tokens=total,
-            tokens_per_second=rate,
-            seconds_left=(total - done) / max(rate, 1e-9),
-            device_bytes=torch.cuda.memory_allocated(device) if device.type == "cuda" else 0,
-            host_bytes=psutil.Process().memory_info().rss,
-        )

@@ -25,7 +25,7 @@ from salalocal.engine.load import load
 from salalocal.engine.session import Session
 from salalocal.errors import BadCheckpoint, BadConfig, InvalidRequest
 from salalocal.fields import Fields, read_json_object
-from salalocal_kernels import implementations
+from salalocal_kernels import watch
 
 DtypeName = Literal["float32", "float64", "bfloat16"]
 
@@ -65,7 +65,7 @@ class CaseResult:
         changed_sets_within_margin: those of them whose margin the dtype should resolve; 0 is needed.
         argmax_mismatches: decode steps with another likeliest token.
         seconds: the run took.
-        implementations: which implementation served each op.
+        implementations: op -> the module that served it in this run.
         passed: every limit was kept.
         reason: the first limit that was not, else "".
     """
@@ -167,11 +167,12 @@ class GoldenCase:
 
 
 def run_case(case: GoldenCase, *, dtype: DtypeName, device: str, chunk_size: int | None) -> CaseResult:
-    """Runs one case and judges it by `LIMITS`."""
+    """Runs one case and judges it by `LIMITS`; on a GPU every op that has a kernel must have run as one."""
     limits = LIMITS[dtype]
     engine = load(case.model, device=device, dtype=dtype)
     run = _Run(engine, case, limits.margin)
-    run.execute(chunk_size)
+    with watch() as served:
+        run.execute(chunk_size)
     if limits.plain_ratio is None:
         reason = run.judge(limits)
     elif device == "cpu":
@@ -180,6 +181,7 @@ def run_case(case: GoldenCase, *, dtype: DtypeName, device: str, chunk_size: int
         plain = _Run(load(case.model, device="cpu", dtype=dtype), case, limits.margin)
         plain.execute(chunk_size)
         reason = run.judge_finite() or run.judge_against(plain, limits.plain_ratio)
+    reason = reason or "; ".join(f"{op} ran as plain PyTorch: {why}" for op, why in served.fallbacks.items())
     return CaseResult(
         case=case.name,
         chunk_size=chunk_size,
@@ -192,7 +194,7 @@ def run_case(case: GoldenCase, *, dtype: DtypeName, device: str, chunk_size: int
         compared_sets=run.compared,
         argmax_mismatches=run.argmax_mismatches,
         seconds=run.seconds,
-        implementations=implementations(engine.device.type),
+        implementations=served.modules,
         passed=not reason,
         reason=reason,
     )

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from salalocal_quant import Weight
+from salalocal_quant import Projections, Weight
 
 # Tokens at once: gate and up of a long chunk would be the largest tensors of the whole network.
 _SLICE_TOKENS = 4096
@@ -16,16 +15,22 @@ _SLICE_TOKENS = 4096
 
 @dataclass(frozen=True)
 class FeedForward:
-    """Weights of one feed-forward: W_down(silu(W_gate u) * (W_up u))."""
+    """Weights of one feed-forward: W_down(silu(W_gate u) * (W_up u)).
 
-    gate_proj: Weight
-    up_proj: Weight
+    Attributes:
+        gate_up: W_gate and W_up.
+        down_proj: W_down.
+    """
+
+    gate_up: Projections
     down_proj: Weight
 
     def __call__(self, u: Tensor) -> Tensor:
         """u [T, h] -> [T, h], in slices of tokens."""
-        slices = [
-            self.down_proj(functional.silu(self.gate_proj(part)) * self.up_proj(part))
-            for part in torch.split(u, _SLICE_TOKENS)
-        ]
+        slices = [self.down_proj(self.gate_up.silu_mul(part)) for part in torch.split(u, _SLICE_TOKENS)]
         return slices[0] if len(slices) == 1 else torch.cat(slices)
+
+    @property
+    def matrices(self) -> tuple[Weight, ...]:
+        """Every weight matrix."""
+        return (*self.gate_up.weights, self.down_proj)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from salalocal.config import ModelConfig
 from salalocal.model.span import Span
-from salalocal_kernels import lightning_decode, lightning_prefill, rms_norm, rope
-from salalocal_quant import Weight
+from salalocal_kernels import lightning_prefill, lightning_step, norm_gate, qk_norm_rope
+from salalocal_quant import Projections, Weight
 
 
 @dataclass(frozen=True)
@@ -19,19 +18,16 @@ class LightningLayer:
 
     Attributes:
         config: sizes.
-        q_proj, k_proj, v_proj, o_proj: projections.
-        z_proj: output gate [H d, h]; None where the model has none.
+        inputs: W_q, W_k, W_v and, where the model has an output gate, W_z [H d, h].
+        o_proj: output projection.
         q_norm, k_norm: [d] per head; None where the model has none.
         o_norm: [H d] over all heads jointly; None where the model has none.
         slopes: [H] decay per token, in the state's dtype.
     """
 
     config: ModelConfig
-    q_proj: Weight
-    k_proj: Weight
-    v_proj: Weight
+    inputs: Projections
     o_proj: Weight
-    z_proj: Weight | None
     q_norm: Tensor | None
     k_norm: Tensor | None
     o_norm: Tensor | None
@@ -42,30 +38,31 @@ class LightningLayer:
 
         Args:
             y: [T, h].
-            state: [H, Dk, Dv] before these tokens; not changed.
+            state: [H, Dk, Dv] before these tokens. One token overwrites it; more leave it as it is.
             span: where the tokens are.
 
         Returns:
-            [T, h], and the state after them.
+            [T, h], and the state after them: for one token `state` itself.
         """
         config, tokens = self.config, span.tokens
-        q = self.q_proj(y).view(tokens, config.num_attention_heads, config.head_dim)
-        k = self.k_proj(y).view(tokens, config.lightning_nkv, config.head_dim)
-        v = self.v_proj(y).view(tokens, config.lightning_nkv, config.head_dim)
-        if self.q_norm is not None and self.k_norm is not None:
-            q = rms_norm(q, self.q_norm, config.rms_norm_eps)
-            k = rms_norm(k, self.k_norm, config.rms_norm_eps)
-        if config.lightning_use_rope:
-            q = rope(q, span.first_position, config.rope_theta)
-            k = rope(k, span.first_position, config.rope_theta)
+        q, k, v, *gates = self.inputs(y)
+        gate = gates[0] if gates else None
+        q = q.view(tokens, config.num_attention_heads, config.head_dim)
+        k = k.view(tokens, config.lightning_nkv, config.head_dim)
+        v = v.view(tokens, config.lightning_nkv, config.head_dim)
+        scale, eps = config.lightning_scale, config.rms_norm_eps
         if tokens == 1:
-            state = state.clone()
-            out = lightning_decode(q[0], k[0], v[0], self.slopes, config.lightning_scale, state)[None]
+            out = lightning_step(
+                q[0], k[0], v[0], self.q_norm, self.k_norm, span.lightning_rope, self.slopes, scale, state,
+                self.o_norm, None if gate is None else gate[0], eps,
+            )[None]  # fmt: skip
         else:
-            out, state = lightning_prefill(q, k, v, self.slopes, config.lightning_scale, state)
-        out = out.reshape(tokens, -1)
-        if self.o_norm is not None:
-            out = rms_norm(out, self.o_norm, config.rms_norm_eps)
-        if self.z_proj is not None:
-            out = out * torch.sigmoid(self.z_proj(y))
+            q, k = qk_norm_rope(q, k, self.q_norm, self.k_norm, eps, span.lightning_rope)
+            mixed, state = lightning_prefill(q, k, v, self.slopes, scale, state)
+            out = norm_gate(mixed.reshape(tokens, -1), self.o_norm, gate, eps)
         return self.o_proj(out), state
+
+    @property
+    def matrices(self) -> tuple[Weight, ...]:
+        """Every weight matrix."""
+        return (*self.inputs.weights, self.o_proj)

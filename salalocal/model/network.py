@@ -9,20 +9,21 @@ Source: the vendor's modeling file of MiniCPM-SALA (muP scalings as in MiniCPM).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from salalocal.cache.session_cache import SessionCache
+from salalocal.cache.step_memory import StepMemory
 from salalocal.config import ModelConfig
 from salalocal.model.feed_forward import FeedForward
 from salalocal.model.lightning_layer import LightningLayer
 from salalocal.model.span import Span
 from salalocal.model.sparse_layer import BlocksRead, SparseLayer
-from salalocal_kernels import rms_norm
-from salalocal_quant import Weight
+from salalocal_kernels import add_rms_norm, rms_norm
+from salalocal_quant import Embedding, Weight
 
 # Called with an attention layer's index and what it read.
 ReadingRecorder = Callable[[int, BlocksRead], None]
@@ -55,7 +56,7 @@ class Network:
     config: ModelConfig
     dtype: torch.dtype
     device: torch.device
-    embedding: Weight
+    embedding: Embedding
     layers: tuple[Layer, ...]
     final_norm: Tensor
     head: Weight
@@ -78,35 +79,63 @@ class Network:
             is_watched: `record` is also told how the last token's attention is shared out.
 
         Returns:
-            hidden [T, h]: the residual stream after the last layer, at least float32; and the linear states after
-            these tokens, for `cache.commit`.
+            [T, h] for `logits`, and the linear states after these tokens, for `cache.commit`.
         """
-        config = self.config
-        span = Span(cache.length, ids.shape[0], is_sparse, is_watched)
-        cache.extend(span.tokens)
-        states: list[Tensor] = []
+        tokens = ids.shape[0]
+        span = Span.of(self.config, cache.length, tokens, is_sparse, is_watched, self.dtype, self.device)
+        cache.extend(tokens)
+        # One token overwrites the states it is given.
+        states = [state.clone() for state in cache.states] if tokens == 1 else cache.states
+        return self._read(ids, cache, states, span, record)
+
+    def step(
+        self, ids: Tensor, memory: StepMemory, is_sparse: bool, record: ReadingRecorder | None, is_watched: bool = False
+    ) -> Tensor:
+        """Reads one token at a position that only the device knows, and waits for nothing.
+
+        Args:
+            ids: [1] int64 on the device.
+            memory: overwritten with what it is after the token.
+            is_sparse, record, is_watched: as for `read`.
+
+        Returns:
+            logits [V], as `logits` gives them.
+        """
+        span = Span.of(self.config, memory.position, 1, is_sparse, is_watched, self.dtype, self.device)
+        normed, _ = self._read(ids, memory, memory.states, span, record)
+        return self.logits(normed)[0]
+
+    def _read(
+        self,
+        ids: Tensor,
+        memory: SessionCache | StepMemory,
+        states: Sequence[Tensor],
+        span: Span,
+        record: ReadingRecorder | None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        eps, ratio = self.config.rms_norm_eps, self.config.residual_scale
+        after: list[Tensor] = []
         attention_index = 0
         # The residual stream stays at least float32: rounding it to bfloat16 at every addition is the largest error
         # of a bfloat16 run, and moves block selections (docs/correctness.md has the figures).
-        x = self.embedding.rows(ids).to(torch.promote_types(self.dtype, torch.float32)) * config.scale_emb
-        for number, layer in enumerate(self.layers):
-            y = rms_norm(x, layer.input_norm, config.rms_norm_eps)
+        x = self.embedding.embed(ids, self.config.scale_emb)
+        y = rms_norm(x, self.layers[0].input_norm, eps)
+        following = [*(layer.input_norm for layer in self.layers[1:]), self.final_norm]
+        for number, (layer, next_norm) in enumerate(zip(self.layers, following, strict=True)):
             if isinstance(layer.mixer, SparseLayer):
-                mixed, blocks_read = layer.mixer(y, cache.attention(attention_index), span)
+                mixed, blocks_read = layer.mixer(y, memory.attention(attention_index), span)
                 attention_index += 1
                 if record is not None:
                     record(number, blocks_read)
             else:
-                mixed, state = layer.mixer(y, cache.states[len(states)], span)
-                states.append(state)
-            x = x + mixed * config.residual_scale
-            u = rms_norm(x, layer.post_norm, config.rms_norm_eps)
-            x = x + layer.feed_forward(u) * config.residual_scale
-        return x, states
+                mixed, state = layer.mixer(y, states[len(after)], span)
+                after.append(state)
+            u = add_rms_norm(x, mixed, ratio, layer.post_norm, eps)
+            y = add_rms_norm(x, layer.feed_forward(u), ratio, next_norm, eps)
+        return y, after
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Residual stream [T, h] -> logits [T, V], float32 (float64 in a float64 run)."""
-        normed = rms_norm(hidden, self.final_norm, self.config.rms_norm_eps)
+    def logits(self, normed: Tensor) -> Tensor:
+        """What `read` gives, [T, h] -> logits [T, V], float32 (float64 in a float64 run)."""
         return self.head(normed / self.config.logits_divisor).to(torch.promote_types(self.dtype, torch.float32))
 
     @property
@@ -121,8 +150,5 @@ class Network:
         if self.head is not self.embedding:
             weights.append(self.head)
         for layer in self.layers:
-            mixer, ffn = layer.mixer, layer.feed_forward
-            gate = mixer.o_gate if isinstance(mixer, SparseLayer) else mixer.z_proj
-            weights += [mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.o_proj, *([gate] if gate is not None else [])]
-            weights += [ffn.gate_proj, ffn.up_proj, ffn.down_proj]
+            weights += [*layer.mixer.matrices, *layer.feed_forward.matrices]
         return tuple(weights)

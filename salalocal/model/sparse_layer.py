@@ -7,19 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from salalocal.cache.session_cache import AttentionCache
+from salalocal.cache.attention_memory import AttentionMemory
 from salalocal.config import ModelConfig
 from salalocal.model.span import Span
 from salalocal_kernels import (
     block_scores,
     dense_attention,
-    rope,
+    norm_gate,
+    qk_norm_rope,
     select_blocks,
     sparse_attention_decode,
     sparse_attention_prefill,
     token_mass,
 )
-from salalocal_quant import Weight
+from salalocal_quant import Projections, Weight
 
 # Queries are scored, selected and attended in tiles of so many; the second bounds queries x blocks whatever the chunk.
 _TILE_TOKENS = 2048
@@ -47,68 +48,75 @@ class SparseLayer:
 
     Attributes:
         config: sizes.
-        q_proj, k_proj, v_proj, o_proj: projections.
-        o_gate: output gate [H d, h]; None where the model has none.
+        inputs: W_q, W_k, W_v and, where the model has an output gate, W_o_gate [H d, h].
+        o_proj: output projection.
     """
 
     config: ModelConfig
-    q_proj: Weight
-    k_proj: Weight
-    v_proj: Weight
+    inputs: Projections
     o_proj: Weight
-    o_gate: Weight | None
 
-    def __call__(self, y: Tensor, cache: AttentionCache, span: Span) -> tuple[Tensor, BlocksRead]:
+    def __call__(self, y: Tensor, memory: AttentionMemory, span: Span) -> tuple[Tensor, BlocksRead]:
         """Mixes normed input y [T, h] with the context; returns [T, h] and what was read."""
-        config, dim = self.config, self.config.sparse_head_dim
-        q = self.q_proj(y).view(span.tokens, config.num_attention_heads, dim)
-        k = self.k_proj(y).view(span.tokens, config.num_key_value_heads, dim)
-        v = self.v_proj(y).view(span.tokens, config.num_key_value_heads, dim)
-        if config.attn_use_rope:
-            q = rope(q, span.first_position, config.rope_theta)
-            k = rope(k, span.first_position, config.rope_theta)
-        cache.append(span.first_position, k, v)
+        config, dim, eps = self.config, self.config.sparse_head_dim, self.config.rms_norm_eps
+        q, k, v, *gates = self.inputs(y)
+        q = q.view(span.tokens, config.num_attention_heads, dim)
+        k = k.view(span.tokens, config.num_key_value_heads, dim)
+        v = v.view(span.tokens, config.num_key_value_heads, dim)
+        if span.attention_rope is not None:
+            q, k = qk_norm_rope(q, k, None, None, eps, span.attention_rope)
+        memory.append(span.first_position, k, v)
         scale = dim**-0.5
         if span.is_sparse:
-            out, blocks = self._sparse(q, cache, span, scale)
+            out, blocks = self._sparse(q, memory, span, scale)
         else:
-            out, blocks = dense_attention(q, cache.context(span.length), span.first_position, scale), None
+            out, blocks = self._dense(q, memory, span, scale), None
         read = BlocksRead(blocks)
         if span.is_watched:
-            last = self._every_block(span, q.device) if blocks is None else blocks[:, -1]
-            mass = token_mass(q[-1], cache.pages, cache.page_table, last, span.length, scale)
-            read = BlocksRead(blocks, last, mass)
-        out = out.reshape(span.tokens, -1)
-        if self.o_gate is not None:
-            out = out * torch.sigmoid(self.o_gate(y))
+            last = memory.every_block(span.length) if blocks is None else blocks[:, -1]
+            read = BlocksRead(
+                blocks, last, token_mass(q[-1], memory.pages, memory.page_table, last, span.length, scale)
+            )
+        out = norm_gate(out.reshape(span.tokens, -1), None, gates[0] if gates else None, eps)
         return self.o_proj(out), read
 
-    def _every_block(self, span: Span, device: torch.device) -> Tensor:
-        """int32 [Hkv, N]: all blocks of the context."""
-        count = -(-span.length // self.config.block_size)
-        everything = torch.arange(count, dtype=torch.int32, device=device)
-        return everything.expand(self.config.num_key_value_heads, count)
+    def _dense(self, q: Tensor, memory: AttentionMemory, span: Span, scale: float) -> Tensor:
+        if isinstance(span.first_position, int):
+            assert isinstance(span.length, int)
+            return dense_attention(q, memory.context(span.length), span.first_position, scale)
+        # How many blocks there are is known on the device only: all there may be are looked at.
+        everything = memory.every_block(span.length)
+        return sparse_attention_decode(q[0], memory.pages, memory.page_table, everything, span.length, scale)[None]
 
-    def _sparse(self, q: Tensor, cache: AttentionCache, span: Span, scale: float) -> tuple[Tensor, Tensor]:
+    def _sparse(self, q: Tensor, memory: AttentionMemory, span: Span, scale: float) -> tuple[Tensor, Tensor]:
         """Scores, selects and attends in tiles of queries; the keys after a tile are in its future."""
         sparse = self.config.sparse
         assert sparse is not None
         outs, selections = [], []
-        tile = max(1, min(_TILE_TOKENS, _TILE_SCORES * sparse.block_size // span.length))
+        tile = max(1, min(_TILE_TOKENS, _TILE_SCORES // memory.num_blocks(span.length)))
         for start in range(0, span.tokens, tile):
             rows = q[start : start + tile]
-            first = span.first_position + start
-            length = first + rows.shape[0]
-            fine, coarse = cache.compressed_keys(length)
-            num_blocks = -(-length // sparse.block_size)
+            is_last = start + tile >= span.tokens
+            first = span.first_position + start if start else span.first_position
+            length = span.length if is_last else first + tile
+            fine, coarse = memory.compressed_keys(length)
+            num_blocks = memory.num_blocks(length)
             scores = block_scores(rows, fine, coarse, first, scale, sparse.kernel_stride, sparse.block_size, num_blocks)
             blocks = select_blocks(
                 scores, first, sparse.block_size, sparse.init_blocks, sparse.local_blocks, sparse.selected_blocks
             )
+            pages, table = memory.pages, memory.page_table
             if rows.shape[0] == 1:
-                out = sparse_attention_decode(rows[0], cache.pages, cache.page_table, blocks[:, 0], length, scale)[None]
+                out = sparse_attention_decode(rows[0], pages, table, blocks[:, 0], length, scale)[None]
             else:
-                out = sparse_attention_prefill(rows, cache.pages, cache.page_table, blocks, first, scale)
+                out = sparse_attention_prefill(rows, pages, table, blocks, first, scale)
             outs.append(out)
             selections.append(blocks)
+        if len(outs) == 1:
+            return outs[0], selections[0]
         return torch.cat(outs), torch.cat(selections, dim=1)
+
+    @property
+    def matrices(self) -> tuple[Weight, ...]:
+        """Every weight matrix."""
+        return (*self.inputs.weights, self.o_proj)

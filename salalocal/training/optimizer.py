@@ -61,7 +61,12 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
-        """Apply the gradients at `factor` of the full rates and clear them."""
+        """Apply the gradients at `factor` of the full rates and clear them; with a NaN in one, all count as zero."""
+        parameters = (*self._others, *_flat(self._groups.values()))
+        finite = torch.stack([_gradient(parameter).isfinite().all() for parameter in parameters]).all()
+        for parameter in parameters:
+            # Nothing here waits for the device; weights with a NaN in them could not be trained on.
+            parameter.grad = torch.where(finite, _gradient(parameter), 0.0)
         torch.nn.utils.clip_grad_norm_(self._others, 1.0)
         for shape, group in self._groups.items():
             gradient = torch.stack([_gradient(parameter) for parameter in group])
@@ -72,7 +77,7 @@ class Optimizer:
         for entry in self._adam.param_groups:
             entry["lr"] = OTHER_RATE * factor
         self._adam.step()
-        for parameter in (*self._others, *_flat(self._groups.values())):
+        for parameter in parameters:
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:

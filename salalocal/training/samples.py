@@ -19,18 +19,22 @@ from salalocal.training.lexicon import Lexicon
 from salalocal.training.passages import Kind
 from salalocal.training.reading import quote_question, reading_question
 from salalocal.training.relations import question_text
+from salalocal.training.rewording import Rewording
 from salalocal.training.scenes import Scene, draw_scene
 from salalocal.training.statements import ABSENT_ANSWER, Ask, Split
 from salalocal.training.vocabulary import END_OF_TEXT, TURN_END, special_id
 
 TEXT, ANSWER, IGNORED = 1, 2, 0
-ABSENT_SHARE = 0.08
+ABSENT_SHARE = 0.04
 PASSAGE_SHARE = 0.14
 CLOZE_SHARE = 0.34
 CLOZE_TOKENS = 90
 """A question about any sentence is made for so many tokens of filler."""
 QUOTE_SHARE = 0.05
 """Of the facts so many are asked for as whole sentences."""
+REWORDED_SHARE, REWORDED_WORDS = 0.4, 0.3
+"""Of the questions about planted facts so many have so large a share of their words put otherwise: what is learnt is to
+find a fact by what a question means, and not the wordings by heart."""
 NEAR_TOKENS = 40
 """Tokens around an answer's source that belong to its fact, and are not diluted."""
 
@@ -112,6 +116,7 @@ class Sampler:
         self._corpus = corpus
         self._rng = rng
         self._lexicon = Lexicon(rng)
+        self._rewording = Rewording(self._lexicon, corpus.synonyms)
         self._split = split
         self._held_out = held_out
         tokenizer = corpus.tokenizer
@@ -280,7 +285,10 @@ class Sampler:
         self, scene: Scene, fact: tuple[Ask, tuple[int, ...]], planted: list[list[tuple[int, int]]], base: int
     ) -> _Answer | None:
         ask, statements = fact
-        question = ask.question
+        question, task = ask.question, _TASKS.get(ask.key[0], Task.FACT)
+        is_plain = task is Task.CODE or self._split is Split.UNSEEN or self._held_out
+        if not is_plain and self._lexicon.flip(REWORDED_SHARE):
+            question = self._rewording.question(question, REWORDED_WORDS)
         if len(statements) > 1 or not scene.statements[statements[0]].asks:
             ranges = [planted[s][-1] for s in statements]
         elif self._lexicon.flip(QUOTE_SHARE):
@@ -293,7 +301,6 @@ class Sampler:
         sources: list[int] = []
         for index, (low, high) in enumerate(ranges):
             sources += [*([-1] if index else []), *range(base + low, base + high)]
-        task = _TASKS.get(ask.key[0], Task.FACT)
         return _Answer(question, tuple(sources), task)
 
     def _assemble(self, document: np.ndarray, answers: list[_Answer], shape: SampleShape) -> Sample:
@@ -302,6 +309,7 @@ class Sampler:
         ids = document.tolist()
         roles = [TEXT] * len(ids)
         pairs: list[tuple[int, int]] = []
+        firsts: set[int] = set()
         questions: list[tuple[int, int, int]] = []
         turns = [
             prompt.next_question(answer.question, self._lexicon.flip()) if i else prompt.first_question(answer.question)
@@ -315,16 +323,15 @@ class Sampler:
             start = len(ids) + len(turn_ids)
             ids += [*turn_ids, *spoken, self._turn_end]
             roles += [*[IGNORED] * len(turn_ids), *[ANSWER] * (len(spoken) + 1)]
+            firsts.add(start - 1)
             pairs += [(start + n - 1, source) for n, source in enumerate(answer.sources) if source >= 0]
             questions.append((start - 1, start + len(spoken), int(answer.task)))
         padding = total - len(ids)
         token_ids = np.array(ids + [self._padding] * padding, np.uint16)
         role_array = np.array(roles + [IGNORED] * padding, np.uint8)[1:]
-        kept = (
-            sorted(self._rng.choice(len(pairs), shape.max_pairs, replace=False))
-            if len(pairs) > shape.max_pairs
-            else range(len(pairs))
-        )
+        # An answer's first token has to find its source; the others follow it. Where room is short the first ones come.
+        drawn = self._rng.permutation(len(pairs)).tolist()
+        kept = sorted(sorted(drawn, key=lambda index: pairs[index][0] not in firsts)[: shape.max_pairs])
         query = np.full(shape.max_pairs, -1, np.int32)
         source_array = np.full(shape.max_pairs, -1, np.int32)
         for row, index in enumerate(kept):

@@ -43,12 +43,12 @@ def draw_scene(lexicon: Lexicon, split: Split, count: int) -> Scene:
             _add_mentions(scene, lexicon, split)
             continue
         cells: list[Statement]
-        if kind < 54:
+        if kind < 60:
             cells = told.cells(min(room + 2, lexicon.between(2, 8)))
-        elif kind < 74:
+        elif kind < 77:
             subjects = lexicon.between(1, min(5, room + 1))
             cells = RelationScene(lexicon, split, subjects, lexicon.between(1, 3)).cells()
-        elif kind < 86:
+        elif kind < 88:
             cells = EventScene(lexicon, split, min(room + 2, lexicon.between(2, 8))).cells()
         else:
             cells = CodeScene(lexicon, split, min(room + 2, lexicon.between(2, 8))).cells()

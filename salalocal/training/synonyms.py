@@ -1,17 +1,30 @@
-"""Words of the same meaning, from WordNet's files: for each word those of its commonest sense. Knows no sentences."""
+"""Other words for a word, from WordNet's files: those of its commonest sense, and broader ones. Knows no sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 MOST = 4
 """Words of one meaning that are kept; WordNet names the commoner ones first."""
+MOST_BROADER = 2
+"""And so many of the next broader meaning: "instrument" for "violin"."""
 _PARTS = ("noun", "verb", "adj", "adv")
+_BROADER = "@"
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    """Its plain lower-case words, and the offset of the next broader meaning ("" for none)."""
+
+    words: list[str]
+    broader: str
 
 
 def read_synonyms(folder: Path) -> dict[str, list[str]]:
-    """Single word -> single words that share its most frequent sense; `folder` holds `index.*` and `data.*`.
+    """Single word -> single words that share its most frequent sense, then broader ones; `folder` holds `index.*` and
+    `data.*`.
 
     Words that WordNet counted in no text are left out: their first sense is a guess.
     """
@@ -23,17 +36,26 @@ def read_synonyms(folder: Path) -> dict[str, list[str]]:
                 continue
             fields = line.split()
             word, pointers = fields[0], int(fields[3])
-            counted, offset = int(fields[5 + pointers]), fields[6 + pointers]
-            others = [other for other in meanings.get(offset, []) if other != word]
-            if counted and len(word) > 2 and word.isalpha() and others:
-                found.setdefault(word, []).extend(others[:MOST])
+            counted, meaning = int(fields[5 + pointers]), meanings.get(fields[6 + pointers])
+            if not counted or len(word) < 3 or not word.isalpha() or meaning is None:
+                continue
+            above = meanings.get(meaning.broader)
+            others = [other for other in meaning.words if other != word][:MOST]
+            others += [other for other in (above.words if above else []) if other not in (word, *others)][:MOST_BROADER]
+            if others:
+                found.setdefault(word, []).extend(others)
     return found
 
 
-def _meanings(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """(offset, plain lower-case words) of every meaning in a data file."""
+def _meanings(path: Path) -> Iterator[tuple[str, _Meaning]]:
+    """(offset, meaning) of every line of a data file."""
     for line in path.read_text("utf-8").splitlines():
-        if not line.startswith(" "):
-            fields = line.split(" ", 4)
-            words = fields[4].split(" ")[: 2 * int(fields[3], 16) : 2]
-            yield fields[0], [word for word in words if word.isalpha() and word.islower()]
+        if line.startswith(" "):
+            continue
+        fields = line.split(" | ")[0].split(" ")
+        count = int(fields[3], 16)
+        words = [word for word in fields[4 : 4 + 2 * count : 2] if word.isalpha() and word.islower()]
+        pointers = fields[5 + 2 * count :]
+        symbols = pointers[0 : 4 * int(fields[4 + 2 * count]) : 4]
+        broader = pointers[4 * symbols.index(_BROADER) + 1] if _BROADER in symbols else ""
+        yield fields[0], _Meaning(words, broader)

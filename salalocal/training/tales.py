@@ -2,7 +2,8 @@
 
 Reads `assets/tales/*.txt`. A block is one fact: `F` lines say it in one or several ways, `Qn` lines ask for slot n. The
 first F line defines the slots: `{1:town}` draws a value of that kind, `{2:red / blue / green}` one of the
-alternatives. Everywhere else a slot is `{1}`.
+alternatives, `{3:hid ~ conceal / lost ~ mislay}` one that questions put in other words: F lines say "hid", questions
+"conceal". Everywhere else a slot is `{1}`.
 
 `python -m salalocal.training.tales FILE...` checks files and shows what comes out of them.
 """
@@ -29,6 +30,7 @@ MASKED_SHARE = 0.35
 RETOLD_SHARE = 0.45
 """Of the tales so many are told again in the same text with other values: colliding keys."""
 
+_OTHERWISE = " ~ "
 _DEFINED = re.compile(r"\{(\d):([^{}]+)\}")
 _LONG_WORD = re.compile(r"(?<!\{)\b[a-z]{5,}\b")
 _SLOT = re.compile(r"\{(\d)\}")
@@ -156,7 +158,7 @@ class TaleScene:
         text, spans = _render(wording, values, is_line)
         asks = []
         for slot, question in chosen:
-            core = _SLOT.sub(lambda match: values[match[1]], question).rstrip("?")
+            core = _SLOT.sub(lambda match: values[match[1]].split(_OTHERWISE)[-1], question).rstrip("?")
             known = tuple(f"{number}={values[number]}" for number in sorted(set(_SLOT.findall(question))))
             if _LOWERED.match(core):
                 core = core[0].lower() + core[1:]
@@ -186,8 +188,9 @@ def _render(wording: str, values: dict[str, str], is_line: bool) -> tuple[str, d
     text, spans, at = "", dict[str, tuple[int, int]](), 0
     for match in _SLOT.finditer(wording):
         text += wording[at : match.start()]
-        spans.setdefault(match[1], (len(text), len(text) + len(values[match[1]])))
-        text += values[match[1]]
+        value = values[match[1]].split(_OTHERWISE)[0]
+        spans.setdefault(match[1], (len(text), len(text) + len(value)))
+        text += value
         at = match.end()
     text += wording[at:]
     return (text if is_line else sentence(text)), spans

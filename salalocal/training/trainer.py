@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from salalocal.errors import EngineFailure
-from salalocal.training.curriculum import AUXILIARY_WEIGHT, Stage, log_dilution, stage_at
+from salalocal.training.curriculum import AUXILIARY_WEIGHT, TEXT_WEIGHT, Stage, log_dilution, stage_at
 from salalocal.training.feed import Batch, Feed
 from salalocal.training.network import AttentionMode, Network, Supervision
 from salalocal.training.optimizer import WARM_UP_STEPS, Optimizer, rate_factor
@@ -127,7 +127,7 @@ class Trainer:
         answers = is_answer.sum().clamp(min=1)
         text_loss = (entropy * is_text).sum() / is_text.sum().clamp(min=1)
         answer_loss = (entropy * is_answer).sum() / answers
-        (text_loss + answer_loss + AUXILIARY_WEIGHT * auxiliary).backward()
+        (TEXT_WEIGHT * text_loss + answer_loss + AUXILIARY_WEIGHT * auxiliary).backward()
         return {
             "text_loss": text_loss.detach(),
             "answer_loss": answer_loss.detach(),

@@ -15,7 +15,18 @@ from salalocal.model.sparse_layer import SparseLayer
 from salalocal.weights.layout import expected_tensors
 from salalocal.weights.source import WeightSource
 from salalocal_kernels import lightning_slopes
-from salalocal_quant import DenseWeight, Int4Weight, Int8Weight, PackedError, PackedWeight, Weight
+from salalocal_quant import (
+    DenseWeight,
+    Embedding,
+    Int4Weight,
+    Int8Weight,
+    PackedError,
+    PackedWeight,
+    PlanesWeight,
+    Projections,
+    Weight,
+    together,
+)
 
 
 def check_tensors(config: ModelConfig, source: WeightSource) -> None:
@@ -73,7 +84,7 @@ def build_network(
 
 
 def _read_network(config: ModelConfig, reader: _Reader) -> Network:
-    embedding = reader.weight("model.embed_tokens")
+    embedding = reader.embedding("model.embed_tokens")
     return Network(
         config=config,
         dtype=reader.dtype,
@@ -104,10 +115,22 @@ class _Reader:
         return values
 
     def weight(self, module: str) -> Weight:
+        """For products: on a GPU packed codes lie as its kernels read them."""
+        weight = self.embedding(module)
+        if isinstance(weight, PackedWeight) and self.device.type == "cuda":
+            return PlanesWeight.of(weight)
+        return weight
+
+    def embedding(self, module: str) -> Embedding:
+        """For rows: codes as they lie on disk."""
         if f"{module}.qweight" not in self._source.tensors:
             return DenseWeight(self.tensor(module))
         packed = self._packed(module).to(self.device)
         return packed.unpack() if self._unpack else packed
+
+    def projections(self, at: str, *names: str) -> Projections:
+        """Weights that multiply the same input."""
+        return together([self.weight(f"{at}.{name}") for name in names], self.device)
 
     def _packed(self, module: str) -> PackedWeight:
         info = self._source.tensors[f"{module}.qweight"]
@@ -132,8 +155,7 @@ def _layer(config: ModelConfig, index: int, reader: _Reader) -> Layer:
         mixer=make(config, f"{at}.self_attn", reader),
         post_norm=reader.tensor(f"{at}.post_attention_layernorm"),
         feed_forward=FeedForward(
-            gate_proj=reader.weight(f"{at}.mlp.gate_proj"),
-            up_proj=reader.weight(f"{at}.mlp.up_proj"),
+            gate_up=reader.projections(f"{at}.mlp", "gate_proj", "up_proj"),
             down_proj=reader.weight(f"{at}.mlp.down_proj"),
         ),
     )
@@ -142,11 +164,10 @@ def _layer(config: ModelConfig, index: int, reader: _Reader) -> Layer:
 def _sparse_layer(config: ModelConfig, at: str, reader: _Reader) -> SparseLayer:
     return SparseLayer(
         config=config,
-        q_proj=reader.weight(f"{at}.q_proj"),
-        k_proj=reader.weight(f"{at}.k_proj"),
-        v_proj=reader.weight(f"{at}.v_proj"),
+        inputs=reader.projections(
+            at, "q_proj", "k_proj", "v_proj", *(("o_gate",) if config.attn_use_output_gate else ())
+        ),
         o_proj=reader.weight(f"{at}.o_proj"),
-        o_gate=reader.weight(f"{at}.o_gate") if config.attn_use_output_gate else None,
     )
 
 
@@ -154,11 +175,8 @@ def _lightning_layer(config: ModelConfig, at: str, reader: _Reader) -> Lightning
     wide = torch.promote_types(reader.dtype, torch.float32)
     return LightningLayer(
         config=config,
-        q_proj=reader.weight(f"{at}.q_proj"),
-        k_proj=reader.weight(f"{at}.k_proj"),
-        v_proj=reader.weight(f"{at}.v_proj"),
+        inputs=reader.projections(at, "q_proj", "k_proj", "v_proj", *(("z_proj",) if config.use_output_gate else ())),
         o_proj=reader.weight(f"{at}.o_proj"),
-        z_proj=reader.weight(f"{at}.z_proj") if config.use_output_gate else None,
         q_norm=reader.tensor(f"{at}.q_norm") if config.qk_norm else None,
         k_norm=reader.tensor(f"{at}.k_norm") if config.qk_norm else None,
         o_norm=reader.tensor(f"{at}.o_norm") if config.use_output_norm else None,

@@ -35,9 +35,6 @@ def check(cache: KVCache, length: int, layers: int = 2) -> None:
         assert torch.equal(flat[0, :length], expected)
         assert torch.equal(flat[1, :length], -expected)
         assert torch.equal(cache.pages(layer)[cache.page_table[: pages.shape[0]]], pages)
-        for start, stop in ((0, length), (length // 3, length), (length // 2, length // 2 + 1)):
-            if stop <= length:
-                assert torch.equal(cache.keys(layer, start, stop), expected[start:stop].transpose(0, 1))
 
 
 @pytest.mark.parametrize("steps", [[1], [4], [3, 1, 1, 7], [5] * 9, [64]], ids=str)

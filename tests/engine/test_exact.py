@@ -148,11 +148,11 @@ PLACES = [
     ("salalocal.model.sparse_layer", "sparse_attention_prefill", 1),
     ("salalocal.model.sparse_layer", "sparse_attention_prefill", 2),
     ("salalocal.model.lightning_layer", "lightning_prefill", 1),
-    ("salalocal.cache.session_cache", "compress_keys", 1),
-    ("salalocal.cache.session_cache", "compress_keys", 4),
+    ("salalocal.cache.session_cache", "extend_compressed_keys", 1),
+    ("salalocal.cache.session_cache", "extend_compressed_keys", 2),
     ("salalocal.model.network", "rms_norm", 1),
-    ("salalocal.model.network", "rms_norm", 6),
-    ("salalocal.model.network", "rms_norm", 7),  # before the head: every layer has been read
+    ("salalocal.model.network", "add_rms_norm", 5),
+    ("salalocal.model.network", "add_rms_norm", 6),  # before the head: every layer has been read
 ]
 
 

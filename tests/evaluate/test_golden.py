@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from salalocal.errors import BadCheckpoint, BadConfig, InvalidRequest
 from salalocal.evaluate.golden import CaseResult, verify_cases
+from salalocal_kernels import dispatch
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -230,4 +231,16 @@ def test_results_come_one_by_one(make_case: MakeCase) -> None:
     results = verify_cases(folder.parent, chunk_sizes=[1, None, 4], on_case=seen.append)
     assert results == seen
     assert [result.chunk_size for result in results] == [1, None, 4]
-    assert results[0].implementations["rope"] == "salalocal_kernels.ref.rope"
+    assert results[0].implementations["linear"] == "salalocal_kernels.ref.linear"
+
+
+def test_a_kernel_that_did_not_run_fails_the_case(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU whose kernels do not take this model's sizes."""
+    folder, _ = make_case("s", 10, 1)
+    monkeypatch.setattr(dispatch, "_device_type", lambda _: "cuda")
+    monkeypatch.setattr(dispatch, "_has_triton", lambda: False)
+    (result,) = verify_cases(folder)
+    assert not result.passed
+    assert "rms_norm ran as plain PyTorch: Triton is not installed" in result.reason
+    (result,) = verify_cases(folder, dtype="float64")
+    assert result.passed

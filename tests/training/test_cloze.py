@@ -72,7 +72,7 @@ def test_texts_without_sentences_give_nothing(text: str) -> None:
     assert ClozeMaker(lexicon(), {}, text).draw(5) == []
 
 
-def test_synonyms_come_from_the_commonest_sense(tmp_path: Path) -> None:
+def test_synonyms_come_from_the_commonest_sense_and_the_next_broader_one(tmp_path: Path) -> None:
     for part in ("noun", "verb", "adj", "adv"):
         (tmp_path / f"data.{part}").write_text("  1 header\n")
         (tmp_path / f"index.{part}").write_text("  1 header\n")
@@ -81,8 +81,9 @@ def test_synonyms_come_from_the_commonest_sense(tmp_path: Path) -> None:
         '00000001 30 v 03 mend 0 repair 1 fix_up 0 001 @ 00000009 v 0000 | restore; "she mended it"\n'
         "00000002 30 v 02 repair 0 resort 0 000 | go to\n"
         "00000003 30 v 02 rare 0 scarce 0 000 | never counted\n"
+        "00000009 30 v 02 improve 0 better 0 000 | broader\n"
     )
     (tmp_path / "index.verb").write_text(
         "  1 header\nrepair v 2 1 @ 2 1 00000001 00000002\nmend v 1 1 @ 1 1 00000001\nrare v 1 0 1 0 00000003\n"
     )
-    assert read_synonyms(tmp_path) == {"repair": ["mend"], "mend": ["repair"]}
+    assert read_synonyms(tmp_path) == {"repair": ["mend", "improve", "better"], "mend": ["repair", "improve", "better"]}

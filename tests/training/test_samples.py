@@ -40,6 +40,16 @@ def test_every_answer_token_is_a_copy_of_its_source(corpus: Corpus, shape: Sampl
     assert pairs > 50
 
 
+def test_where_room_is_short_the_first_tokens_of_answers_are_kept(corpus: Corpus) -> None:
+    sampler = Sampler(corpus, np.random.default_rng(4))
+    for _ in range(4):
+        sample = sampler.sample(SampleShape(2048, 26, 0.32, 6, 48))
+        firsts = {low for low, _, task in sample.questions.tolist() if low >= 0 and task != Task.ABSENT}
+        kept = set(sample.query_positions.tolist())
+        assert len(firsts) >= 6
+        assert kept <= firsts
+
+
 def test_far_tokens_are_those_of_the_documents_that_no_answer_stands_near(corpus: Corpus) -> None:
     sampler = Sampler(corpus, np.random.default_rng(3))
     for _ in range(4):
@@ -54,7 +64,7 @@ def test_far_tokens_are_those_of_the_documents_that_no_answer_stands_near(corpus
 def test_answers_are_in_the_documents_and_absent_ones_say_so(corpus: Corpus) -> None:
     sampler = Sampler(corpus, np.random.default_rng(2))
     tasks = set()
-    for _ in range(24):
+    for _ in range(60):
         sample = sampler.sample(SHAPES["2048"])
         documents = corpus.tokenizer.decode(sample.token_ids[: sample.document_end].tolist())
         for low, high, task in sample.questions:

@@ -55,6 +55,18 @@ def test_answers_stand_in_their_facts() -> None:
             assert statement.text[low:high].strip()
 
 
+def test_questions_put_a_paired_alternative_in_their_own_words() -> None:
+    (tale,) = parse_tales("F The {1:thief ~ burglar / widow ~ lady} ran to {2:town}.\nQ2 Where did the {1} go?", "a")
+    told = set()
+    for seed in range(20):
+        for statement in TaleScene(lexicon(seed), [tale]).cells(4):
+            ((low, high),) = statement.asks[0].spans
+            assert f"ran to {statement.text[low:high]}." in statement.text
+            assert "~" not in statement.text + statement.asks[0].question
+            told.add((statement.text.split()[1], statement.asks[0].question.split(" did the ")[1].split()[0]))
+    assert told == {("thief", "burglar"), ("widow", "lady")}
+
+
 def test_two_tellings_of_one_tale_answer_none_of_each_others_questions() -> None:
     (tale,) = parse_tales(BLOCK, "a")
     for seed in range(40):

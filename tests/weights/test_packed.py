@@ -120,12 +120,12 @@ def test_packed_and_unpacked_models_equal_a_dense_one_of_the_same_values(
     assert dense.packing_note() is None
     wanted = logits(dense)
     unpacked = load(folder, dtype)
-    assert isinstance(unpacked._network.layers[0].feed_forward.up_proj, DenseWeight)
+    assert isinstance(unpacked._network.layers[0].feed_forward.down_proj, DenseWeight)
     assert unpacked.packing_note() == f"the packed weights were unpacked to {dtype} when they were read"
     assert torch.equal(logits(unpacked), wanted)
     keep_packed(monkeypatch)
     kept = load(folder, dtype)
-    assert isinstance(kept._network.layers[0].feed_forward.up_proj, Int4Weight if format == "int4" else Int8Weight)
+    assert isinstance(kept._network.layers[0].feed_forward.down_proj, Int4Weight if format == "int4" else Int8Weight)
     assert isinstance(kept._network.embedding, Int8Weight)
     assert "stay packed in memory" in (kept.packing_note() or "")
     assert torch.equal(logits(kept), wanted)

@@ -23,9 +23,10 @@ _LARGEST_SUM = 2.0**64
 
 
 def sparse_attention_prefill(
-    q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, first_position: int, scale: float
+    q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, first_position: int | Tensor, scale: float
 ) -> Tensor:
     """The op of `ref/attention.py`, same arguments and result."""
+    first_position = int(first_position)
     group = q.shape[1] // pages.shape[1]
     wide = torch.promote_types(q.dtype, torch.float32)
     out = torch.empty_like(q)

@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from salalocal_kernels.gpu._chip import INTERPRETED, capability, multiprocessors
+from salalocal_kernels.gpu.narrow import LEAST_CHANNELS, widened
 
 
 @dataclass(frozen=True)
@@ -177,11 +178,13 @@ def block_scores(
     num_blocks: int,
 ) -> Tensor:
     """The op of `ref/block_scores.py`, same arguments and result, but float64. The last dimension of q, k1 and k2 is a
-    power of two from 16 on and adjacent in memory; the result's rows lie 16 elements apart or a multiple.
+    power of two and adjacent in memory; the result's rows lie 16 elements apart or a multiple.
 
     first_position may be an int64 tensor of one element on the device, for a captured graph. k1, k2 and num_blocks
     may then reach beyond what is visible; such blocks score 0.
     """
+    if q.shape[-1] < LEAST_CHANNELS:
+        q, k1, k2 = widened(q), widened(k1), widened(k2)
     tokens, heads, dim = q.shape
     kv_heads, fine_count, _ = k1.shape
     coarse_count = k2.shape[1]

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from salalocal_kernels.gpu.narrow import LEAST_CHANNELS, widened
 from salalocal_kernels.gpu.target import describe
 
 
@@ -52,6 +53,21 @@ _OTHERS = {2: _Config(32, 32, 4, 3, loads_twice=True), 4: _Config(16, 16, 8, 2)}
 _MIN_SEGMENT_TOKENS = 512
 
 
+@triton.jit
+def _exp(x, IS_EXACT: tl.constexpr):
+    """exp of x <= 0. The GPU's own instruction is off by up to 2.4e-7 of the value, which is nothing beside 16 bits and
+    more than float32's rounding; exactly, the rest beside a power of two goes through its series."""
+    if IS_EXACT:
+        power = tl.floor(x * 1.4426950408889634 + 0.5)
+        # ln 2 in two parts, the first short enough that its product with any power is exact.
+        rest = (x - power * 0.693359375) + power * 2.12194440054690583e-4
+        series = 1.0 + rest / 8
+        for term in tl.static_range(7, 0, -1):
+            series = 1.0 + rest / term * series
+        return series * tl.exp2(power)
+    return tl.exp(x)
+
+
 @triton.jit(do_not_specialize=["tokens", "segment_tokens"])
 def _lightning_prefill_kernel(
     q_ptr, k_ptr, v_ptr, slopes_ptr, state_ptr, added_ptr, out_ptr, last_ptr,
@@ -77,15 +93,15 @@ def _lightning_prefill_kernel(
         state = tl.load(state_ptr + own + state_offsets)
     elif WRITES_OUTPUT and IS_SEGMENTED:
         # The first segment's sum holds the state given; the others start from nothing.
-        fade = tl.exp(-slope * segment_tokens)
+        fade = _exp(-slope * segment_tokens, not IS_SPLIT)
         for before in range(segment):
             added = tl.load(added_ptr + tl.cast(before, tl.int64) * heads * DK * DV + own + state_offsets)
             state = state * fade + added
 
     distance = (rows[:, None] - rows[None, :]).to(tl.float32)
     # Only i >= j is kept, so no exponent is positive and nothing overflows, however steep the slope.
-    within = tl.where(distance >= 0, tl.exp(-slope * tl.maximum(distance, 0.0)), 0.0) * scale
-    from_state = tl.exp(-slope * (rows + 1).to(tl.float32)) * scale
+    within = tl.where(distance >= 0, _exp(-slope * tl.maximum(distance, 0.0), not IS_SPLIT), 0.0) * scale
+    from_state = _exp(-slope * (rows + 1).to(tl.float32), not IS_SPLIT) * scale
 
     k_head = k_ptr + (head // GROUP).to(tl.int64) * stride_kh
     v_head = v_ptr + (head // GROUP).to(tl.int64) * stride_vh
@@ -115,9 +131,9 @@ def _lightning_prefill_kernel(
                 out.to(out_ptr.dtype.element_ty),
                 mask=is_token,
             )
-        to_end = tl.exp(-slope * tl.maximum(size - 1 - rows, 0).to(tl.float32))
+        to_end = _exp(-slope * tl.maximum(size - 1 - rows, 0).to(tl.float32), not IS_SPLIT)
         faded = v.to(tl.float32) * to_end[:, None]
-        state = state * tl.exp(-slope * size.to(tl.float32))
+        state = state * _exp(-slope * size.to(tl.float32), not IS_SPLIT)
         near = faded.to(v.dtype)
         state = tl.dot(k_columns, near, acc=state, input_precision="ieee")
         if IS_SPLIT:
@@ -135,10 +151,14 @@ def lightning_prefill(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, scale: float, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The op of `ref/lightning.py`, same arguments and result; q, k, v of one dtype (bfloat16, float16 or float32), the
-    state float32, head dimensions powers of two and at least 16.
+    state float32, head dimensions powers of two.
 
     With 16-bit inputs the state is rounded to their dtype where it meets q, not where it is kept.
     """
+    if min(q.shape[-1], v.shape[-1]) < LEAST_CHANNELS:
+        wide_state = widened(widened(state).transpose(1, 2)).transpose(1, 2)
+        wide, last = lightning_prefill(widened(q), widened(k), widened(v), slopes, scale, wide_state)
+        return wide[..., : v.shape[-1]], last[:, : q.shape[-1], : v.shape[-1]].contiguous()
     tokens, heads, key_dim = q.shape
     value_dim = v.shape[-1]
     out = torch.empty(tokens, heads, value_dim, dtype=q.dtype, device=q.device)

@@ -36,13 +36,15 @@ def _packed_linear_kernel(
     words1_ptr, scales1_ptr, zeros1_ptr, rows1, column1,
     words2_ptr, scales2_ptr, zeros2_ptr, rows2, column2,
     words3_ptr, scales3_ptr, zeros3_ptr, rows3, column3,
-    one_high, one_low, stride_xt, stride_ot,
+    one_high, one_low, tokens, stride_xt, stride_ot,
     SLOTS: tl.constexpr, FOURS: tl.constexpr, HAS_ZEROS: tl.constexpr, GROUP: tl.constexpr, COLUMNS: tl.constexpr,
     ROWS: tl.constexpr, QUADS_FOUR: tl.constexpr, QUADS_EIGHT: tl.constexpr, EXACT: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
-    token = tl.program_id(0).to(tl.int64)
-    program = tl.program_id(1)
+    # One axis, tokens innermost: the tokens' programs share a matrix's rows in the L2 cache, and the other axes of a
+    # grid end at 65,535.
+    token = (tl.program_id(0) % tokens).to(tl.int64)
+    program = tl.program_id(0) // tokens
     is_four = program >= 0
     words_ptr, scales_ptr, zeros_ptr, rows, column = words0_ptr, scales0_ptr, zeros0_ptr, rows0, column0
     start = 0
@@ -161,8 +163,8 @@ def packed_linear(x: Tensor, matrices: Sequence[Planes]) -> tuple[Tensor, ...]:
     slots += slots[:5] * (_SLOTS - len(matrices))
     programs = sum(triton.cdiv(count, rows) for count in counts)
     if flat.shape[0] and programs:
-        _packed_linear_kernel[(flat.shape[0], programs)](
-            flat, out, *slots, ONE_HIGH, ONE_LOW, flat.stride(0), out.stride(0),
+        _packed_linear_kernel[(flat.shape[0] * programs,)](
+            flat, out, *slots, ONE_HIGH, ONE_LOW, flat.shape[0], flat.stride(0), out.stride(0),
             SLOTS=len(matrices), FOURS=len(fours), HAS_ZEROS=has_zeros, GROUP=group_size, COLUMNS=columns,
             ROWS=rows, QUADS_FOUR=quads(columns, 4), QUADS_EIGHT=quads(columns, 8), EXACT=x.dtype == torch.float32,
             STAGES=_STAGES,
@@ -178,7 +180,8 @@ def packed_silu_mul(x: Tensor, gate: Planes, up: Planes) -> Tensor:
     assert up.shape == gate.shape
     flat = _flat(x, columns)
     out = torch.empty(flat.shape[0], rows_total, dtype=x.dtype, device=x.device)
-    rows = rows_per_program(rows_total, x.device)
+    # A program takes as many rows of gate as of up; eight of each spill on sm_86.
+    rows = max(1, rows_per_program(rows_total, x.device) // 2)
     if out.numel():
         _packed_silu_mul_kernel[(flat.shape[0], triton.cdiv(rows_total, rows))](
             flat, out,

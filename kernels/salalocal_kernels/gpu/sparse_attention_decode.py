@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from salalocal_kernels.gpu._chip import INTERPRETED
+from salalocal_kernels.gpu.narrow import LEAST_CHANNELS, widened
 
 # tl.dot wants at least so many rows.
 _MIN_ROWS = 16
@@ -130,11 +131,14 @@ def sparse_attention_decode(
     scale: float,
     mass: Tensor | None = None,
 ) -> Tensor:
-    """The op of `ref/attention.py`, same arguments and result; q and pages of one dtype, the last dimension and the
-    block size powers of two from 16 on, the last dimension adjacent in memory.
+    """The op of `ref/attention.py`, same arguments and result; q and pages of one dtype, the last dimension a
+    power of two, the block size one from 16 on, the last dimension adjacent in memory.
 
     length may be an int64 tensor of one element on the device, for a captured graph.
     """
+    if q.shape[-1] < LEAST_CHANNELS:
+        wide_out = sparse_attention_decode(widened(q), widened(pages), page_table, blocks, length, scale, mass)
+        return wide_out[..., : q.shape[-1]]
     heads, dim = q.shape
     kv_heads, picks = blocks.shape
     block_size = pages.shape[3]

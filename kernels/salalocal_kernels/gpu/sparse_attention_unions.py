@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from salalocal_kernels.gpu._chip import INTERPRETED, capability
+from salalocal_kernels.gpu.narrow import LEAST_CHANNELS, widened
 from salalocal_kernels.gpu.union_blocks import union_blocks
 
 # tl.dot wants at least so many rows; a smaller group is padded with rows that are not stored.
@@ -94,11 +95,14 @@ def _sparse_attention_kernel(
 def sparse_attention_prefill(
     q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, first_position: int | Tensor, scale: float
 ) -> Tensor:
-    """The op of `ref/attention.py`, same arguments and result; q and pages of one dtype, the last dimension and the
-    block size powers of two from 16 on, the last dimension adjacent in memory.
+    """The op of `ref/attention.py`, same arguments and result; q and pages of one dtype, the last dimension a
+    power of two, the block size one from 16 on, the last dimension adjacent in memory.
 
     first_position may be an int64 tensor of one element on the device, for a captured graph.
     """
+    if q.shape[-1] < LEAST_CHANNELS:
+        wide = sparse_attention_prefill(widened(q), widened(pages), page_table, blocks, first_position, scale)
+        return wide[..., : q.shape[-1]]
     tokens, heads, dim = q.shape
     kv_heads, block_size = pages.shape[1], pages.shape[3]
     group = heads // kv_heads

@@ -47,7 +47,7 @@ def dense_attention(q: Tensor, pages: Tensor, first_position: int, scale: float)
 
 
 def sparse_attention_prefill(
-    q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, first_position: int, scale: float
+    q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, first_position: int | Tensor, scale: float
 ) -> Tensor:
     """Attention of T queries, each over the tokens t <= its own of its selected blocks.
 
@@ -55,8 +55,10 @@ def sparse_attention_prefill(
         q: [T, H, D]; row r is the token at first_position + r.
         pages: [P, Hkv, 2, B, D].
         page_table: [N] int64, the page of each block.
-        blocks: [Hkv, T, K] int32 from select_blocks, -1 padded; every row holds the query's own block.
-        first_position: absolute position of the first query.
+        blocks: [Hkv, T, K] int32 from select_blocks, -1 padded; every row holds the query's own block. Blocks after it
+            are not read.
+        first_position: absolute position of the first query; an int64 tensor of one element where only the device
+            knows it (a captured graph), which this definition waits for.
         scale: factor on q . k.
 
     Returns:
@@ -64,6 +66,7 @@ def sparse_attention_prefill(
         of a few neighbouring queries.
     """
     tokens, heads, dim = q.shape
+    first_position = int(first_position)
     kv_heads, block_size = pages.shape[1], pages.shape[3]
     group = heads // kv_heads
     num_blocks = page_table.shape[0]
@@ -97,7 +100,7 @@ def sparse_attention_decode(
     pages: Tensor,
     page_table: Tensor,
     blocks: Tensor,
-    length: int,
+    length: int | Tensor,
     scale: float,
     mass: Tensor | None = None,
 ) -> Tensor:
@@ -108,7 +111,7 @@ def sparse_attention_decode(
         pages: [P, Hkv, 2, B, D].
         page_table: [N] int64, the page of each block.
         blocks: [Hkv, K] int32, -1 padded.
-        length: tokens in the cache, this one included.
+        length: tokens in the cache, this one included; may be a tensor as `first_position` above.
         scale: factor on q . k.
         mass: float32 [Hkv, K], overwritten where given: softmax weights summed over the tokens of each block and the
             heads of the group (the sums of `token_mass`), 0 for padding.

@@ -18,7 +18,7 @@ def block_scores(
     q: Tensor,
     k1: Tensor,
     k2: Tensor,
-    first_position: int,
+    first_position: int | Tensor,
     scale: float,
     kernel_stride: int,
     block_size: int,
@@ -35,16 +35,19 @@ def block_scores(
         q: [T, H, D]; row r is the token at first_position + r.
         k1: [Hkv, n1, D], means over 2 * kernel_stride tokens every kernel_stride.
         k2: [Hkv, n2, D], means over 8 * kernel_stride tokens every 4 * kernel_stride.
-        first_position: absolute position of the first query.
+        first_position: absolute position of the first query; an int64 tensor of one element where only the device
+            knows it (a captured graph), which this definition waits for.
         scale: factor on q . k.
         kernel_stride: tokens between fine compressed keys.
         block_size: tokens per block, a multiple of kernel_stride.
-        num_blocks: blocks to score, ceil(length / block_size).
+        num_blocks: blocks to score, ceil(length / block_size). It may be more, and k1 and k2 longer, than any query
+            sees: such blocks score 0 or -inf, whatever the keys hold.
 
     Returns:
         [Hkv, T, num_blocks] float32 (float64 for float64 input); -inf where no compressed key overlaps the block.
     """
     tokens, heads, _ = q.shape
+    first_position = int(first_position)
     kv_heads, fine_count, _ = k1.shape
     group = heads // kv_heads
     wide = torch.promote_types(q.dtype, torch.float32)

@@ -12,7 +12,7 @@ def extend_compressed_keys(
     page_table: Tensor,
     fine: Tensor,
     coarse: Tensor,
-    first_position: int,
+    first_position: int | Tensor,
     tokens: int,
     kernel_stride: int,
 ) -> None:
@@ -26,13 +26,15 @@ def extend_compressed_keys(
         page_table: [N] int64, the page of each block.
         fine: [Hkv, C1, D], C1 at least the number of complete windows; dtype of pages; written to.
         coarse: [Hkv, C2, D], likewise.
-        first_position: absolute position of the first new token.
+        first_position: absolute position of the first new token; an int64 tensor of one element where only the device
+            knows it (a captured graph), which this definition waits for.
         tokens: number of new tokens.
         kernel_stride: tokens between fine windows.
 
     Source: MiniCPM4 report (InfLLM-V2), compressed keys; means in at least float32, rounded once.
     """
     block_size = pages.shape[3]
+    first_position = int(first_position)
     for out, stride in ((fine, kernel_stride), (coarse, 4 * kernel_stride)):
         begin = max(0, first_position // stride - 1)
         end = max(0, (first_position + tokens) // stride - 1)

@@ -42,6 +42,11 @@ class Planes:
         return self.words.shape[0], self.words.shape[1] * (32 // self.bits)
 
     @property
+    def device(self) -> torch.device:
+        """Where the matrix is."""
+        return self.words.device
+
+    @property
     def nbytes(self) -> int:
         """Bytes in memory, the same as on disk."""
         return self.words.nbytes + self.scales.nbytes + (0 if self.zeros is None else self.zeros.nbytes)
@@ -84,8 +89,15 @@ def plane_steps(matrix: Planes) -> Tensor:
     return (codes.reshape(rows, groups, matrix.group_size) - zeros).reshape(rows, columns)
 
 
-def plane_values(matrix: Planes, dtype: torch.dtype) -> Tensor:
-    """Values [N, K] in `dtype`: exact products, rounded once."""
+def plane_values(matrix: Planes, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """Values [N, K]: exact products, rounded once.
+
+    Args:
+        matrix: [N, K].
+        dtype: of the values.
+        out: [N, K] of that dtype to write to, rows of adjacent numbers; a new tensor without it.
+    """
     steps = plane_steps(matrix).to(torch.promote_types(dtype, torch.float32))
     scales = matrix.scales.to(steps.dtype)
-    return (steps.reshape(*scales.shape, matrix.group_size) * scales[..., None]).reshape(steps.shape).to(dtype)
+    values = (steps.reshape(*scales.shape, matrix.group_size) * scales[..., None]).reshape(steps.shape).to(dtype)
+    return values if out is None else out.copy_(values)

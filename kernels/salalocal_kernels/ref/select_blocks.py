@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def select_blocks(
-    scores: Tensor, first_position: int, block_size: int, init_blocks: int, local_blocks: int, k: int
+    scores: Tensor, first_position: int | Tensor, block_size: int, init_blocks: int, local_blocks: int, k: int
 ) -> Tensor:
     """Picks the k best blocks of every query, initial and local blocks first, equal scores by lower index.
 
@@ -16,7 +16,8 @@ def select_blocks(
 
     Args:
         scores: [Hkv, T, N] float32 or float64 from block_scores; infinities allowed, NaN not.
-        first_position: absolute position of the first query.
+        first_position: absolute position of the first query; an int64 tensor of one element where only the device
+            knows it (a captured graph), which this definition waits for.
         block_size: tokens per block.
         init_blocks, local_blocks: always read.
         k: blocks per query.
@@ -26,6 +27,7 @@ def select_blocks(
     """
     kv_heads, tokens, num_blocks = scores.shape
     device = scores.device
+    first_position = int(first_position)
     blocks = torch.arange(num_blocks, device=device)
     own = (torch.arange(first_position, first_position + tokens, device=device) // block_size)[:, None]
     forced = (blocks < init_blocks) | ((blocks >= own - local_blocks) & (blocks <= own))

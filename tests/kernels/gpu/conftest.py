@@ -10,14 +10,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-# Nothing dispatches to these kernels before they have been measured on a GPU, and interpreting and compiling them takes
-# minutes: `pytest -m slow tests/kernels/gpu`.
-_WAITING = (
+# Interpreting and compiling these takes minutes: `pytest -m slow tests/kernels/gpu`.
+_SLOW = (
     "block_scores",
     "compress_keys",
     "gather_rows",
     "lightning_decode",
     "lightning_prefill",
+    "network",
     "norm_gate",
     "packed_linear",
     "qk_norm_rope",
@@ -30,7 +30,7 @@ _WAITING = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    waiting = {f"test_{name}.py" for name in _WAITING}
+    slow = {f"test_{name}.py" for name in _SLOW}
     for item in items:
-        if item.path.name in waiting and item.path.parent == Path(__file__).parent:
+        if item.path.name in slow and item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.slow)

@@ -1,1 +1,1 @@
-"""What to time: a module's `cases()` gives (name, callable, bytes, flops) on the current GPU. Times nothing itself."""
+"""What to time: a module's `cases()` gives the rows of the table on the current GPU. Times nothing itself."""

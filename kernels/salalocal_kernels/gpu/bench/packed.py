@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
+from salalocal_kernels.gpu.bench.cases import Case, Unit
 from salalocal_kernels.gpu.gather_rows import gather_rows
 from salalocal_kernels.gpu.packed_linear import packed_linear, packed_silu_mul
 from salalocal_kernels.gpu.quantize_tokens import quantize_tokens
@@ -18,99 +21,102 @@ from salalocal_kernels.gpu.unpack_planes import plane_steps, plane_values
 from salalocal_kernels.ref.planes import Planes
 
 T = TypeVar("T")
-# Name, call, bytes read and written, operations.
-Case = tuple[str, Callable[[], object], int, int]
-# Calls of a case go round copies of its weights that together exceed any cache, as a decode step finds them.
+HIDDEN, WIDE, VOCABULARY = 4096, 16384, 73448
+CHUNK = 16384
+# A round goes through copies of the weights that exceed any cache together, as a decode step finds them.
 _COLD_BYTES = 512 << 20
-_CHUNK = 16384
+_PRODUCTS = (
+    ("int4 32768 x 4096", HIDDEN, [(2 * WIDE, 4)]),
+    ("int4 4096 x 16384", WIDE, [(HIDDEN, 4)]),
+    ("int4 4096 x 4096", HIDDEN, [(HIDDEN, 4)]),
+    ("int8 32768 x 4096", HIDDEN, [(2 * WIDE, 8)]),
+    ("int8 4096 x 4096", HIDDEN, [(HIDDEN, 8)]),
+    ("lightning q, k, v int4, z int8", HIDDEN, [(HIDDEN, 4)] * 3 + [(HIDDEN, 8)]),
+    ("sparse q, k, v, gate int8", HIDDEN, [(HIDDEN, 8), (256, 8), (256, 8), (HIDDEN, 8)]),
+    ("head int8", HIDDEN, [(VOCABULARY, 8)]),
+)
+_UNITS: dict[torch.dtype, Unit] = {torch.int8: "int8", torch.float8_e4m3fn: "fp8"}
 
 
 def cases() -> list[Case]:
-    """Every case on the current card; bytes count weights, scales and activations once."""
+    """One token, then a chunk; bytes count weights, scales and activations once."""
     return [*_decode(), *_prefill()]
 
 
 def _decode() -> list[Case]:
     found: list[Case] = []
-    for name, columns, parts in (
-        ("int4 32768x4096", 4096, [(32768, 4)]),
-        ("int4 4096x16384", 16384, [(4096, 4)]),
-        ("int4 4096x4096", 4096, [(4096, 4)]),
-        ("int8 32768x4096", 4096, [(32768, 8)]),
-        ("int8 4096x16384", 16384, [(4096, 8)]),
-        ("int8 4096x4096", 4096, [(4096, 8)]),
-        ("int8 256x4096", 4096, [(256, 8)]),
-        ("lightning q k v int4, z int8", 4096, [(4096, 4)] * 3 + [(4096, 8)]),
-        ("sparse q k v gate int8", 4096, [(4096, 8), (256, 8), (256, 8), (4096, 8)]),
-        ("head int8 73448x4096", 4096, [(73448, 8)]),
-    ):
-        x = torch.randn(1, columns, device="cuda", dtype=torch.bfloat16)
+    for name, columns, parts in _PRODUCTS:
+        x = _random(1, columns)
         size = sum(_matrix(rows, columns, bits, "meta").nbytes for rows, bits in parts)
         copies = [[_matrix(rows, columns, bits) for rows, bits in parts] for _ in range(1 + _COLD_BYTES // size)]
-        numbers = columns * sum(rows for rows, _ in parts)
-        found.append((f"packed_linear {name}", _turns(copies, partial(packed_linear, x)), size, 2 * numbers))
-    x = torch.randn(1, 4096, device="cuda", dtype=torch.bfloat16)
-    pairs = [(_matrix(16384, 4096, 4), _matrix(16384, 4096, 4)) for _ in range(8)]
+        call = _in_turn(copies, partial(packed_linear, x))
+        flop = 2 * columns * sum(rows for rows, _ in parts)
+        peer = _bitsandbytes(parts[0][0], x, len(copies)) if name.startswith("int4") else None
+        found.append(Case("packed_linear", name, call, size, flop, turns=len(copies), peer=peer))
+    x = _random(1, HIDDEN)
+    pairs = [(_matrix(WIDE, HIDDEN, 4), _matrix(WIDE, HIDDEN, 4)) for _ in range(8)]
     size = 2 * pairs[0][0].nbytes
-    found.append(
-        ("packed_silu_mul int4", _turns(pairs, lambda pair: packed_silu_mul(x, *pair)), size, 4 * 16384 * 4096)
-    )
-    return [*found, *_norms(1), *_rows(1)]
+    both = _in_turn(pairs, lambda pair: packed_silu_mul(x, *pair))
+    found.append(Case("packed_silu_mul", "int4 gate and up, 4096 to 16384", both, size, 4 * WIDE * HIDDEN, turns=8))
+    return [*found, _norm(1), _rows(1)]
 
 
 def _prefill() -> list[Case]:
-    matrix = _matrix(4096, 16384, 4)
-    numbers = 4096 * 16384
-    out = torch.empty(4096, 16384, device="cuda", dtype=torch.bfloat16)
-    x = torch.randn(_CHUNK, 16384, device="cuda", dtype=torch.bfloat16)
-    work = 2 * _CHUNK * numbers
-    found: list[Case] = [
-        ("plane_values bf16", lambda: plane_values(matrix, torch.bfloat16, out), matrix.nbytes + out.nbytes, 0),
-        *_norms(_CHUNK),
-        *_rows(_CHUNK),
+    matrix, numbers = _matrix(HIDDEN, WIDE, 4), HIDDEN * WIDE
+    out = torch.empty(HIDDEN, WIDE, device="cuda", dtype=torch.bfloat16)
+    x = _random(CHUNK, WIDE)
+    unpack = partial(plane_values, matrix, torch.bfloat16, out)
+    found = [
+        Case("plane_values", "int4 4096 x 16384 to bf16", unpack, matrix.nbytes + out.nbytes),
+        _norm(CHUNK),
+        _rows(CHUNK),
     ]
-    dtypes = [torch.int8]
-    if torch.cuda.get_device_capability() >= (8, 9):
-        dtypes.append(torch.float8_e4m3fn)
-    for dtype in dtypes:
+    for dtype, unit in _UNITS.items():
+        if dtype.is_floating_point and torch.cuda.get_device_capability() < (8, 9):
+            continue
         codes, scales = quantize_tokens(x, dtype)
         steps = plane_steps(matrix, dtype)
-        channels = torch.ones(4096, device="cuda")
-        size = codes.nbytes + steps.nbytes + 2 * _CHUNK * 4096
+        moved, flop = codes.nbytes + steps.nbytes + 2 * CHUNK * HIDDEN, 2 * CHUNK * numbers
+        product = f"{CHUNK:,} tokens, 4096 x 16384, {unit}, a scale for each"
+        by_row = partial(scaled_linear, codes, scales, steps, torch.ones(HIDDEN, device="cuda"), torch.bfloat16)
+        by_group = partial(scaled_linear, codes, scales, steps, matrix.scales, torch.bfloat16)
+        again = partial(plane_steps, matrix, dtype, steps)
         found += [
-            (f"quantize_tokens {dtype}", partial(quantize_tokens, x, dtype), 3 * x.numel(), 0),
-            (f"plane_steps {dtype}", partial(plane_steps, matrix, dtype, steps), matrix.nbytes + numbers, 0),
-            (
-                f"scaled_linear {dtype} channels",
-                partial(scaled_linear, codes, scales, steps, channels, torch.bfloat16),
-                size,
-                work,
-            ),
-            (
-                f"scaled_linear {dtype} groups",
-                partial(scaled_linear, codes, scales, steps, matrix.scales, torch.bfloat16),
-                size,
-                work,
-            ),
+            Case("quantize_tokens", f"{CHUNK:,} x 16384 to {unit}", partial(quantize_tokens, x, dtype), 3 * x.numel()),
+            Case("plane_steps", f"int4 4096 x 16384 to {unit}", again, matrix.nbytes + numbers),
+            Case("scaled_linear", f"{product} row", by_row, moved, flop, unit),
+            Case("scaled_linear", f"{product} group", by_group, moved, flop, unit),
         ]
     return found
 
 
-def _norms(tokens: int) -> list[Case]:
-    x = torch.randn(tokens, 4096, device="cuda")
-    branch, weight = x.bfloat16(), torch.ones(4096, device="cuda", dtype=torch.bfloat16)
-    return [(f"add_rms_norm {tokens}", lambda: add_rms_norm(x, branch, 0.25, weight, 1e-6), 12 * x.numel(), 0)]
+def _norm(tokens: int) -> Case:
+    x = torch.randn(tokens, HIDDEN, device="cuda")
+    branch, weight = x.bfloat16(), torch.ones(HIDDEN, device="cuda", dtype=torch.bfloat16)
+    call = partial(add_rms_norm, x, branch, 0.25, weight, 1e-6)
+    return Case("add_rms_norm", _tokens(tokens), call, 12 * x.numel(), turns=48 if tokens == 1 else 1)
 
 
-def _rows(tokens: int) -> list[Case]:
-    codes = torch.randint(-127, 128, (73448, 4096), dtype=torch.int8).pin_memory()
-    scales = torch.ones(73448, 32, dtype=torch.bfloat16).pin_memory()
-    ids = torch.randint(0, 73448, (tokens,), device="cuda")
-    size = tokens * (4096 + 64)
-    return [(f"gather_rows pinned {tokens}", lambda: gather_rows(codes, scales, ids, 12.0, torch.bfloat16), size, 0)]
+def _rows(tokens: int) -> Case:
+    """Embedding rows out of pinned host memory; the bytes come over the bus."""
+    codes = torch.randint(-127, 128, (VOCABULARY, HIDDEN), dtype=torch.int8).pin_memory()
+    scales = torch.ones(VOCABULARY, HIDDEN // 128, dtype=torch.bfloat16).pin_memory()
+    ids = torch.randint(0, VOCABULARY, (tokens,), device="cuda")
+    call = partial(gather_rows, codes, scales, ids, 12.0, torch.bfloat16)
+    size = tokens * (HIDDEN + 2 * HIDDEN // 128)
+    return Case("gather_rows", f"{_tokens(tokens)} from host memory", call, size, turns=48 if tokens == 1 else 1)
 
 
-def _turns(copies: list[T], call: Callable[[T], object]) -> Callable[[], object]:
+def _bitsandbytes(rows: int, x: Tensor, copies: int) -> tuple[str, Callable[[], object]] | None:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return None
+    from bitsandbytes.functional import gemv_4bit, quantize_4bit
+
+    packed = [quantize_4bit(_random(rows, x.shape[1]), blocksize=64, quant_type="nf4") for _ in range(copies)]
+    return "bitsandbytes 4-bit GEMV", _in_turn(packed, lambda pair: gemv_4bit(x, pair[0].t(), state=pair[1]))
+
+
+def _in_turn(copies: list[T], call: Callable[[T], object]) -> Callable[[], object]:
     following = itertools.cycle(copies)
     return lambda: call(next(following))
 
@@ -121,3 +127,11 @@ def _matrix(rows: int, columns: int, bits: int, device: str = "cuda") -> Planes:
     if device != "meta":
         words.random_()
     return Planes(words, scales, None, bits, 128)
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.randn(shape, device="cuda", dtype=torch.bfloat16)
+
+
+def _tokens(tokens: int) -> str:
+    return f"{tokens:,} tokens" if tokens > 1 else "1 token"

@@ -1,91 +1,100 @@
-"""What to time of the sparse layer's ops: released model, 8,192 queries at the end of 1M tokens, and one token.
+"""The sparse layer's kernels at the released model's shape: a chunk of 8,192 queries behind a history, and one token.
 
-Selections are replayed ones: neighbouring queries share 64 % of their free picks, replacements are drawn uniformly.
+32 query heads in 2 groups, 128 channels, in bfloat16. Knows no clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
+from salalocal_kernels.gpu.bench.cases import Case, Selection
+from salalocal_kernels.gpu.bench.selections import BLOCK, LOCAL, PICKS, REPLAYED_SHARE, selection
 from salalocal_kernels.gpu.block_scores import block_scores
 from salalocal_kernels.gpu.select_blocks import select_blocks
 from salalocal_kernels.gpu.sparse_attention_decode import sparse_attention_decode
 from salalocal_kernels.gpu.sparse_attention_unions import sparse_attention_prefill
-from salalocal_kernels.gpu.union_blocks import union_blocks
 
-_BLOCK, _LOCAL, _K, _SHARED = 64, 32, 96, 0.64
-
-
-def replayed(first: int, tokens: int, seed: int = 0) -> Tensor:
-    """int32 [2, tokens, 96], ascending, each row with block 0 and the 33 up to its own, for first >= 2^13."""
-    generator = torch.Generator().manual_seed(seed)
-    free = _K - _LOCAL - 2
-    rows = []
-    for _ in range(2):
-        liked = 1 + torch.randperm(first // _BLOCK - _LOCAL - 1, generator=generator)[:free]
-        for token in range(tokens):
-            own = (first + token) // _BLOCK
-            while token:
-                kept = liked[torch.rand(free, generator=generator) < _SHARED]
-                fresh = 1 + torch.randint(own - _LOCAL - 1, (2 * free,), generator=generator)
-                new = sorted(set(fresh[~torch.isin(fresh, kept)].tolist()))
-                both = torch.cat([kept, torch.tensor(new, dtype=kept.dtype)])
-                if len(both) >= free:
-                    added = both[len(kept) :][torch.randperm(len(both) - len(kept), generator=generator)]
-                    liked = torch.cat([kept, added[: free - len(kept)]])
-                    break
-            rows.append(torch.cat([torch.tensor([0]), liked, torch.arange(own - _LOCAL, own + 1)]).sort().values)
-    return torch.stack(rows).view(2, tokens, _K).int()
+HEADS, KV_HEADS, DIM, STRIDE = 32, 2, 128, 16
+SCALE = DIM**-0.5
+CHUNK = 8192
+_ATTENDED: tuple[tuple[int, Selection], ...] = (
+    (1 << 15, "all-new"), (1 << 17, "replayed"), (1 << 20, "replayed"), (1 << 20, "all-new")
+)  # fmt: skip
 
 
-def cases(length: int = 1 << 20, tokens: int = 8192) -> list[tuple[str, Callable[[], Any], int, int]]:
-    """(name, what to time, bytes it has to move, FLOP that are useful); bf16 on the current GPU."""
-    first, blocks, scale = length - tokens, length // _BLOCK, 128**-0.5
+def cases() -> list[Case]:
+    """Scores and choice, then attention, behind histories of 32K to 1M tokens."""
+    found: list[Case] = []
+    for history in (1 << 16, 1 << 18, 1 << 20):
+        found += _choosing(history, CHUNK)
+        found += _choosing(history, 1)
+    for history, kind in _ATTENDED:
+        found += _attending(history, kind)
+    return found
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, device="cuda", dtype=torch.bfloat16)
 
-    q, k1, k2 = normal(tokens, 32, 128), normal(2, length // 16 - 1, 128), normal(2, length // 64 - 1, 128)
-    pages = normal(2, 2, blocks, _BLOCK, 128).permute(2, 0, 1, 3, 4)
-    table = torch.randperm(blocks, device="cuda")
-    picked = replayed(first, tokens).cuda()
-    newest = picked[:, -1].contiguous()
-    scores = block_scores(q, k1, k2, first, scale, 16, _BLOCK, blocks)
-    score = block_scores(q[-1:], k1, k2, length - 1, scale, 16, _BLOCK, blocks)
-    compressed_bytes = (k1.numel() + k2.numel()) * 2
-    compressed_flop = 2 * 16 * 128 * (k1.shape[1] + k2.shape[1]) * 2
-    read_flop, read_bytes = 4 * 32 * 128 * _K * _BLOCK, 2 * _K * 2 * _BLOCK * 128 * 2
+def _choosing(length: int, tokens: int) -> list[Case]:
+    first, blocks = length - tokens, length // BLOCK
+    q = _random(tokens, HEADS, DIM)
+    fine, coarse = _random(KV_HEADS, length // STRIDE - 1, DIM), _random(KV_HEADS, length // (4 * STRIDE) - 1, DIM)
+    score = partial(block_scores, q, fine, coarse, first, SCALE, STRIDE, BLOCK, blocks)
+    scores = score()
+    keys = fine.shape[1] + coarse.shape[1]
+    shape, turns = f"{_tokens(tokens)} at {_history(length)}", 1 if tokens > 1 else 48
+    select = partial(select_blocks, scores, first, BLOCK, 1, LOCAL, PICKS)
+    moved = fine.nbytes + coarse.nbytes + scores.nbytes + q.nbytes
     return [
-        (
-            "block_scores",
-            lambda: block_scores(q, k1, k2, first, scale, 16, _BLOCK, blocks),
-            compressed_bytes + scores.nbytes,
-            tokens * compressed_flop,
-        ),
-        ("select_blocks", lambda: select_blocks(scores, first, _BLOCK, 1, _LOCAL, _K), scores.nbytes, 0),
-        ("union_blocks", lambda: union_blocks(picked, table, 4), picked.nbytes, 0),
-        (
-            "sparse_attention_prefill",
-            lambda: sparse_attention_prefill(q, pages, table, picked, first, scale),
-            # A query brings 36 % new free picks; the window's blocks come once.
-            int(tokens * (1 - _SHARED) * 62 * read_bytes / _K) + q.nbytes * 2,
-            tokens * read_flop,
-        ),
-        (
-            "block_scores, one token",
-            lambda: block_scores(q[-1:], k1, k2, length - 1, scale, 16, _BLOCK, blocks),
-            compressed_bytes,
-            compressed_flop,
-        ),
-        ("select_blocks, one token", lambda: select_blocks(score, length - 1, _BLOCK, 1, _LOCAL, _K), score.nbytes, 0),
-        (
-            "sparse_attention_decode",
-            lambda: sparse_attention_decode(q[-1], pages, table, newest, length, scale),
-            read_bytes,
-            read_flop,
-        ),
+        Case("block_scores", shape, score, moved, 2 * tokens * HEADS * DIM * keys, turns=turns),
+        Case("select_blocks", shape, select, scores.nbytes + KV_HEADS * tokens * PICKS * 4, turns=turns),
     ]
+
+
+def _attending(length: int, kind: Selection) -> list[Case]:
+    first, blocks = length - CHUNK, length // BLOCK
+    q = _random(CHUNK, HEADS, DIM)
+    pages = _random(KV_HEADS, 2, blocks, BLOCK, DIM).permute(2, 0, 1, 3, 4)
+    table = torch.randperm(blocks, device="cuda")
+    shared = REPLAYED_SHARE if kind == "replayed" else 0.0
+    picked = selection(first, CHUNK, shared).cuda()
+    newest = picked[:, -1].contiguous()
+    block_bytes, free = 2 * BLOCK * DIM * 2, PICKS - LOCAL - 2
+    # A query brings its new free picks; the window's blocks and the first one come once.
+    new_blocks = KV_HEADS * ((1 - shared) * CHUNK * free + CHUNK // BLOCK + LOCAL)
+    flop = 4 * HEADS * DIM * PICKS * BLOCK
+    prefill = partial(sparse_attention_prefill, q, pages, table, picked, first, SCALE)
+    decode = partial(sparse_attention_decode, q[-1], pages, table, newest, length, SCALE)
+    found = [
+        Case(
+            "sparse_attention_prefill", f"{_tokens(CHUNK)} at {_history(length)}", prefill,
+            int(new_blocks * block_bytes) + 2 * q.nbytes, CHUNK * flop, selection=kind, peer=_dense(q, length),
+        )
+    ]  # fmt: skip
+    if kind == "replayed":
+        moved = KV_HEADS * PICKS * block_bytes
+        found.append(Case("sparse_attention_decode", f"1 token at {_history(length)}", decode, moved, flop, turns=48))
+    return found
+
+
+def _dense(q: Tensor, length: int) -> tuple[str, partial[Tensor]] | None:
+    """Every query over the whole history, where that takes no longer than a second."""
+    if length > 1 << 17:
+        return None
+    keys, values = (_random(1, KV_HEADS, length, DIM) for _ in range(2))
+    call = partial(scaled_dot_product_attention, q.transpose(0, 1)[None], keys, values, enable_gqa=True)
+    return "PyTorch SDPA over all keys", call
+
+
+def _tokens(tokens: int) -> str:
+    return f"{tokens:,} tokens" if tokens > 1 else "1 token"
+
+
+def _history(length: int) -> str:
+    return f"{length >> 10}K" if length < 1 << 20 else f"{length >> 20}M"
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.randn(shape, device="cuda", dtype=torch.bfloat16)

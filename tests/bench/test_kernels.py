@@ -1,0 +1,82 @@
+"""The table of kernels: shares of the ceiling, selections as they are described, the picture, and no GPU."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from salalocal.bench import kernels
+from salalocal.bench.clock import Ceilings
+from salalocal.bench.kernels import Row, measured
+from salalocal.bench.picture import draw_picture, write_picture
+from salalocal.cli.app import app
+from salalocal.errors import InvalidRequest
+from salalocal_kernels.gpu.bench.cases import Case
+from salalocal_kernels.gpu.bench.selections import BLOCK, LOCAL, PICKS, selection
+
+CEILINGS = Ceilings("a card", 2e12, 5e10, {"bf16": 1e14})
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, case: Case, taken: float, peer: float = 1.0) -> Row:
+    monkeypatch.setattr(kernels, "milliseconds", lambda call, _turns: taken if call is case.call else peer)
+    return measured(case, CEILINGS)
+
+
+def test_what_takes_longer_is_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 1 ms of bytes, 2 ms of operations.
+    row = timed(monkeypatch, Case("k", "s", lambda: None, 2 * 10**9, 2 * 10**11), 4.0)
+    assert (row.bound, row.floor_ms, row.of_ceiling) == ("bf16", pytest.approx(2.0), pytest.approx(0.5))
+    assert row.flop_per_second == pytest.approx(5e13)
+    assert row.peer_ms is None
+    row = timed(monkeypatch, Case("k", "s", lambda: None, 2 * 10**9, 10**10), 1.25)
+    assert (row.bound, row.of_ceiling) == ("bytes", pytest.approx(0.8))
+
+
+def test_rows_from_host_memory_are_held_to_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = timed(monkeypatch, Case("gather_rows", "s", lambda: None, 5 * 10**7), 2.0)
+    assert (row.bound, row.floor_ms) == ("bus", pytest.approx(1.0))
+
+
+def test_a_peer_is_timed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = timed(monkeypatch, Case("k", "s", lambda: None, 1, peer=("other", lambda: 1)), 2.0, peer=6.0)
+    assert (row.peer, row.peer_ms) == ("other", 6.0)
+
+
+@pytest.mark.parametrize(("shared", "kept"), [(0.64, 0.64), (0.0, 0.0)])
+def test_neighbours_share_what_is_said(shared: float, kept: float) -> None:
+    first, tokens = 1 << 17, 300
+    picked = selection(first, tokens, shared).numpy()
+    assert picked.shape == (2, tokens, PICKS)
+    assert (np.diff(picked, axis=-1) > 0).all()
+    own = (first + np.arange(tokens)) // BLOCK
+    assert (picked[..., 0] == 0).all()
+    assert (picked[..., -LOCAL - 1 :] == (own[:, None] - LOCAL + np.arange(LOCAL + 1))).all()
+    free = [[set(row[1 : -LOCAL - 1]) for row in head] for head in picked]
+    shares = [len(a & b) / len(a) for head in free for a, b in pairwise(head)]
+    # The window moves on at times, over picks that lie in its way.
+    assert np.mean(shares) == pytest.approx(kept, abs=0.02)
+
+
+def test_the_picture_has_a_bar_for_every_row(tmp_path: Path) -> None:
+    rows = [Row("k", "s", "replayed", 1.0, 1e12, 1e13, share, "bytes", None, None) for share in (0.25, 1.0)]
+    picture = np.asarray(draw_picture("a card", rows))
+    blue = (picture == (40, 110, 180)).all(-1).sum(1)
+    assert sorted(set(blue.tolist()) - {0}) == [131, 521]
+    write_picture(tmp_path / "k.png", "a card", rows)
+    with Image.open(tmp_path / "k.png") as image:
+        assert image.format == "PNG"
+    with pytest.raises(InvalidRequest, match="cannot be written"):
+        write_picture(tmp_path / "none" / "k.png", "a card", rows)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so() -> None:
+    result = CliRunner().invoke(app, ["bench", "kernels"])
+    assert isinstance(result.exception, InvalidRequest)
+    assert "NVIDIA GPU" in str(result.exception)

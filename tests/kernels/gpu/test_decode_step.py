@@ -1,0 +1,159 @@
+"""A decode step and a prefill chunk of the released sizes on the meta device: what they launch, and that they read
+nothing back.
+
+Tensors there have shapes and no numbers, so a step that asks for one, as waiting for a GPU would be, fails.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from triton_gate import SHARED_BYTES, Launch, assert_fits, launches
+
+from salalocal.cache.session_cache import SessionCache
+from salalocal.config import ModelConfig
+from salalocal.engine.decode_graph import DecodeGraph, StepKind
+from salalocal.engine.sampling import Choice, Sampler, Sampling
+from salalocal.model.feed_forward import FeedForward
+from salalocal.model.lightning_layer import LightningLayer
+from salalocal.model.network import Layer, Network
+from salalocal.model.sparse_layer import SparseLayer
+from salalocal_kernels import Planes, dispatch, watch
+from salalocal_quant import Int8Weight, PlanesWeight, together
+from salalocal_quant.packed import SCRATCH_BYTES
+
+META = torch.device("meta")
+GREEDY = Choice(0.0, 0, 1.0, 0.0)
+DRAWN = Choice(0.8, 40, 0.9, 0.05)
+# 40,000 tokens read: sparse, with room for 40,960.
+LENGTH = 40_000
+
+
+def config() -> ModelConfig:
+    """One attention and one lightning layer of the released model."""
+    small = ModelConfig.from_json(Path(__file__).parents[2] / "golden/models/m4/config.json")
+    return replace(
+        small, hidden_size=4096, num_hidden_layers=2, mixer_types=small.mixer_types[:2], num_attention_heads=32,
+        num_key_value_heads=2, head_dim=128, lightning_nkv=32, intermediate_size=16384, vocab_size=73448,
+    )  # fmt: skip
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=META)
+
+
+def planes(rows: int, columns: int, bits: int) -> PlanesWeight:
+    words = empty(rows, columns * bits // 32, dtype=torch.int32)
+    return PlanesWeight(Planes(words, empty(rows, columns // 128), None, bits, 128))
+
+
+def network() -> Network:
+    """The default recipe: 4 bits, but 8 for what decides selection, for gates and for the head."""
+    sizes, hidden = config(), 4096
+    feed_forward = FeedForward(
+        together([planes(16384, hidden, 4), planes(16384, hidden, 4)], torch.device("cuda")), planes(hidden, 16384, 4)
+    )
+    sparse = SparseLayer(
+        sizes,
+        together([planes(rows, hidden, 8) for rows in (4096, 256, 256, 4096)], torch.device("cuda")),
+        planes(hidden, hidden, 4),
+    )
+    lightning = LightningLayer(
+        sizes,
+        together([*(planes(4096, hidden, 4) for _ in range(3)), planes(4096, hidden, 8)], torch.device("cuda")),
+        planes(hidden, hidden, 4),
+        *(empty(128), empty(128), empty(4096)),
+        slopes=empty(32, dtype=torch.float32),
+    )
+    norm = empty(hidden)
+    table = Int8Weight(empty(73448, hidden, dtype=torch.int8), empty(73448, hidden // 128), None, torch.bfloat16)
+    layers = (Layer(norm, sparse, norm, feed_forward), Layer(norm, lightning, norm, feed_forward))
+    return Network(sizes, torch.bfloat16, META, table, layers, norm, planes(73448, hidden, 8))
+
+
+@pytest.fixture(autouse=True)
+def _kernels_are_chosen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(dispatch, "_device_type", lambda _: "cuda")
+    with watch() as served:
+        yield
+    assert served.fallbacks == {}
+
+
+def launches_of(kind: StepKind, length: int = LENGTH) -> list[Launch]:
+    made = network()
+    cache = SessionCache.empty(made.config, torch.bfloat16, META)
+    cache.extend(length)
+    cache.length = length
+    graph = DecodeGraph(made, max_tokens=1 << 20)
+    sampler = Sampler(Sampling(temperature=kind.choice.temperature if kind.choice else 0))
+    return launches(lambda: graph.step(cache, 5, kind, sampler))
+
+
+FEED_FORWARD = ["_rms_norm_kernel", "_packed_silu_mul_kernel", "_packed_linear_kernel", "_rms_norm_kernel"]
+
+
+def test_what_a_step_launches() -> None:
+    names = [launch.kernel.fn.__name__ for launch in launches_of(StepKind(True, False, GREEDY))]
+    assert names == [
+        "_gather_rows_kernel", "_rms_norm_kernel",
+        "_packed_linear_kernel", "_extend_compressed_keys_kernel", "_coarse_lse_kernel", "_block_scores_kernel",
+        "_select_blocks_kernel", "_attend_split_kernel", "_combine_splits_kernel", "_norm_gate_kernel",
+        "_packed_linear_kernel", *FEED_FORWARD,
+        "_packed_linear_kernel", "_lightning_decode_kernel", "_packed_linear_kernel", *FEED_FORWARD,
+        "_packed_linear_kernel",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("is_watched", [False, True])
+@pytest.mark.parametrize("choice", [None, GREEDY, DRAWN], ids=["logits", "greedy", "drawn"])
+@pytest.mark.parametrize("length", [3000, LENGTH, 1_000_000])
+def test_a_step_reads_nothing_back(length: int, choice: Choice | None, is_watched: bool) -> None:
+    names = Counter(
+        launch.kernel.fn.__name__ for launch in launches_of(StepKind(length >= 8192, is_watched, choice), length)
+    )
+    assert names["_attend_split_kernel"] == names["_lightning_decode_kernel"] == 1
+    assert names["_block_scores_kernel"] == (length >= 8192)
+    assert names["_random_uniform_kernel"] == (choice is DRAWN)
+
+
+@pytest.mark.parametrize("is_sparse", [True, False])
+def test_what_a_chunk_launches(is_sparse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCRATCH_BYTES, "meta", SCRATCH_BYTES["cuda"])
+    made = network()
+    cache = SessionCache.empty(made.config, torch.bfloat16, META)
+    ids = empty(8192, dtype=torch.int64)
+    names = [launch.kernel.fn.__name__ for launch in launches(lambda: made.read(ids, cache, is_sparse, None))]
+    tile = ["_coarse_lse_kernel", "_block_scores_kernel", "_select_blocks_kernel", "_union_blocks_kernel",
+            "_sparse_attention_kernel"]  # fmt: skip
+    unpack, twice = "_unpack_planes_kernel", 2  # slices of tokens in the feed-forward
+    feed_forward = ["_rms_norm_kernel", *[unpack] * 3 * twice, "_rms_norm_kernel"]
+    assert names == [
+        "_gather_rows_kernel", "_rms_norm_kernel",
+        *[unpack] * 4, "_extend_compressed_keys_kernel", *(tile * 4 if is_sparse else []), "_norm_gate_kernel", unpack,
+        *feed_forward,
+        *[unpack] * 4, "_qk_norm_rope_kernel", "_lightning_prefill_kernel", "_norm_gate_kernel", unpack,
+        *feed_forward,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", SHARED_BYTES)
+@pytest.mark.parametrize("length", [3000, LENGTH, 1_000_000])
+def test_every_launch_of_a_step_compiles(capability: int, length: int) -> None:
+    """As launched where a position and a length lie in memory; shared memory and registers suffice on every card."""
+    done = set()
+    for launch in launches_of(StepKind(length >= 8192, False, DRAWN), length):
+        constants = {name: value for name, value in launch.arguments.items() if not isinstance(value, Tensor | int)}
+        key = launch.kernel.fn.__name__, str(sorted(constants.items(), key=str)), str(launch.options)
+        if key not in done:
+            done.add(key)
+            assert_fits(launch, capability)
