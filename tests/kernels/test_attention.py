@@ -105,7 +105,6 @@ def test_sparse_prefill(
     tokens: int,
     block_size: int,
     k: int,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     context = Context(first + tokens, kv_heads, block_size, dtype)
     q = random(tokens, group * kv_heads, 8, dtype=dtype, seed=1)

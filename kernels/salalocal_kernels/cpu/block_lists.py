@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,49 +20,54 @@ class Shared:
 
 @dataclass(frozen=True)
 class Readers:
-    """The queries [n] int64, rising, that read `block`."""
+    """Each of `blocks` [n] int64 is read by its row of `queries` [n, m] int64, padded with the number of queries."""
 
-    block: int
+    blocks: Tensor
     queries: Tensor
 
 
-def block_lists(blocks: Tensor, first_position: int, block_size: int) -> tuple[list[Shared], list[Readers]]:
+def block_lists(blocks: Tensor, first_position: int, block_size: int, most: int) -> tuple[list[Shared], list[Readers]]:
     """Sorts every (query, block) once: under `Shared` where all queries of one block of text read it.
 
     Args:
         blocks: [T, K] int32, -1 padded; blocks after a query's own are left out.
         first_position: absolute position of the first query.
         block_size: tokens per block.
+        most: elements of `Readers.queries`; more only where one block has more readers.
     """
     tokens = blocks.shape[0]
     own = torch.arange(first_position, first_position + tokens) // block_size
-    first, num_blocks = int(own[0]), int(own[-1]) + 1
-    section = own - first
-    sizes = torch.bincount(section)
+    num_blocks = int(own[-1]) + 1
     is_read = (blocks >= 0) & (blocks <= own[:, None])
-    # Block-major, so that nonzero lists the readers of one block after another.
+    # Block-major, so that nonzero lists the readers of one block after another; what is not read goes to a last row.
     cell = torch.where(is_read, blocks, num_blocks) * tokens + torch.arange(tokens)[:, None]
     reads = torch.zeros(num_blocks + 1, tokens, dtype=torch.bool)
     reads.view(-1)[cell.view(-1)] = True
     reads = reads[:num_blocks]
-    starts = (sizes.cumsum(0) - sizes).tolist()
-    spans = [(start, start + size) for start, size in zip(starts, sizes.tolist(), strict=True)]
-    is_shared = torch.stack([reads[:, start:stop].all(1) for start, stop in spans])
-    shared = [Shared(*span, row.nonzero()[:, 0]) for span, row in zip(spans, is_shared, strict=True)]
-    reads &= ~is_shared.T[:, section]
+    shared = []
+    starts = [0, *range(block_size - first_position % block_size, tokens, block_size)]
+    for start, stop in zip(starts, [*starts[1:], tokens], strict=True):
+        columns = reads[:, start:stop]
+        is_shared = columns.all(1)
+        columns &= ~is_shared[:, None]
+        shared.append(Shared(start, stop, is_shared.nonzero()[:, 0]))
+    return shared, list(_readers(reads, most))
+
+
+def _readers(reads: Tensor, most: int) -> Iterator[Readers]:
+    """For reads [N, T] bool: blocks with about equally many readers together, as padding is computed like queries."""
+    num_blocks, tokens = reads.shape
     block, query = reads.nonzero(as_tuple=True)
     counts = torch.bincount(block, minlength=num_blocks)
-    found = counts.nonzero()[:, 0]
-    queries = query.split(counts[found].tolist())
-    return shared, [Readers(*pair) for pair in zip(found.tolist(), queries, strict=True)]
-
-
-def split(readers: list[Readers], parts: int) -> list[list[Readers]]:
-    """Cuts the list into runs with about equally many queries, as a processor takes about as long for each."""
-    total = sum(len(one.queries) for one in readers)
-    runs: list[list[Readers]] = [[] for _ in range(parts)]
-    done = 0
-    for one in readers:
-        runs[min(parts - 1, done * parts // max(1, total))].append(one)
-        done += len(one.queries)
-    return runs
+    starts = counts.cumsum(0) - counts
+    order = counts.argsort(descending=True, stable=True)
+    sizes = counts[order].tolist()
+    at = 0
+    while at < num_blocks and sizes[at]:
+        stop = min(num_blocks, at + max(1, most // sizes[at]))
+        taken = order[at:stop]
+        taken = taken[counts[taken] > 0]
+        column = torch.arange(sizes[at])
+        index = (starts[taken][:, None] + column).clamp_(max=len(query) - 1)
+        yield Readers(taken, torch.where(column < counts[taken][:, None], query[index], tokens))
+        at = stop

@@ -8,18 +8,20 @@ of blocks (32 KiB) and multiplies nothing that is masked afterwards.
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from salalocal_kernels.cpu.block_lists import Readers, Shared, block_lists, split
-from salalocal_kernels.cpu.team import run_all, team_size
+from salalocal_kernels.cpu.block_lists import Readers, Shared, block_lists
 
-# Logits that are there at once in a dense product; 1 MiB in float32, so that they stay in a core's cache.
-_DENSE_LOGITS = 1 << 18
-# Sums of weights above this mean that some block holds logits far above those shared; weights might overflow.
-_LARGEST_SUM = 2.0**64
+# Logits that are there at once: few enough for the caches of two cores (2 MiB in float32), and so many that each
+# operation takes tenths of a millisecond, in which sharing it out among the cores is worth while.
+_LOGITS = 1 << 19
+# Larger sums of weights mean that some block holds logits so far above the shared ones that weights might overflow.
+_LARGEST_SUM = 2.0**96
+# No weight is smaller than 2^this, which still vanishes beside 1: float32 products near 2^-126 and below take a
+# processor many times as long, and salalocal-pocket's attention is so sharp that they took most of its time.
+_SMALLEST = -100
 
 
 def sparse_attention_prefill(
@@ -27,21 +29,24 @@ def sparse_attention_prefill(
 ) -> Tensor:
     """The op of `ref/attention.py`, same arguments and result."""
     first_position = int(first_position)
-    group = q.shape[1] // pages.shape[1]
+    group, size = q.shape[1] // pages.shape[1], pages.shape[3]
     wide = torch.promote_types(q.dtype, torch.float32)
     out = torch.empty_like(q)
     for head in range(pages.shape[1]):
         members = slice(head * group, (head + 1) * group)
-        shared, readers = block_lists(blocks[head], first_position, pages.shape[3])
+        shared, readers = block_lists(blocks[head], first_position, size, _LOGITS // (group * size))
         # In powers of two: exp2 takes a third longer than exp, but exp 20 to 200 times as long for results below 1e-38.
         rows = _Rows(q[:, members].to(wide) * (scale * math.log2(math.e)), pages[:, head], page_table, first_position)
-        run_all([partial(rows.read_shared, part) for part in shared])
-        parts = split(readers, team_size())
-        rows.read_others(parts)
+        for part in shared:
+            rows.read_shared(part)
+        for some in readers:
+            rows.read_others(some)
         if not rows.is_in_range():
-            run_all([partial(rows.read_shared, part) for part in shared])
+            for part in shared:
+                rows.read_shared(part)
             rows.raise_peaks(readers)
-            rows.read_others(parts)
+            for some in readers:
+                rows.read_others(some)
         out[:, members] = rows.result().to(q.dtype)
     return out
 
@@ -60,71 +65,69 @@ class _Rows:
     """
 
     def __init__(self, q: Tensor, pages: Tensor, page_table: Tensor, first_position: int) -> None:
-        self._q = q.contiguous()
+        tokens, group, dim = q.shape
         self._keys, self._values = pages[:, 0], pages[:, 1]
         self._table = page_table
-        self._page = page_table.tolist()
         self._first = first_position
-        self._peak = q.new_empty(q.shape[:2])
-        self._weights = q.new_empty(q.shape[:2])
-        self._sums = torch.empty_like(self._q)
+        # The last row stands for no query. The last channel is the peak, negative: a key whose last channel is 1 has
+        # the logit relative to it.
+        self._q = q.new_zeros(tokens + 1, group, dim + 1)
+        self._q[:-1, :, :-1] = q
+        self._weights = q.new_zeros(tokens + 1, group)
+        self._sums = q.new_zeros(tokens + 1, group, dim)
 
     def read_shared(self, part: Shared) -> None:
         """Sets the peaks and sums of some queries to those of the blocks they share, their own among them."""
-        group, dim = self._q.shape[1:]
+        group, dim = self._sums.shape[1:]
         pages = self._table[part.blocks]
         keys, values = (side[pages].reshape(-1, dim).to(self._q.dtype) for side in (self._keys, self._values))
         # Only the last of these blocks holds tokens after a query.
         offsets = torch.arange(self._keys.shape[1]) + int(part.blocks[-1]) * self._keys.shape[1] - self._first
-        step = max(1, _DENSE_LOGITS // (group * len(keys)))
+        step = max(1, _LOGITS // (group * len(keys)))
         for start in range(part.start, part.stop, step):
             stop = min(start + step, part.stop)
-            logits = self._q[start:stop].view(-1, dim) @ keys.T
+            logits = self._q[start:stop, :, :-1].reshape(-1, dim) @ keys.T
             last = logits.view(stop - start, group, -1)[..., -len(offsets) :]
-            last.masked_fill_((offsets > torch.arange(start, stop)[:, None])[:, None], -torch.inf)
+            later = (offsets > torch.arange(start, stop)[:, None])[:, None]
+            last.masked_fill_(later, -torch.inf)
             peak = logits.amax(1, keepdim=True)
-            logits.sub_(peak).exp2_()
-            self._peak[start:stop] = peak.view(-1, group)
+            logits.sub_(peak).clamp_(min=_SMALLEST).exp2_()
+            last.masked_fill_(later, 0)
+            self._q[start:stop, :, -1] = -peak.view(-1, group)
             self._weights[start:stop] = logits.sum(1).view(-1, group)
             torch.mm(logits, values, out=self._sums[start:stop].view(-1, dim))
 
-    def read_others(self, parts: list[list[Readers]]) -> None:
-        """Adds the blocks that are not shared; each part goes to one thread, with sums of its own."""
-        sums = [(torch.zeros_like(self._weights), torch.zeros_like(self._sums)) for part in parts if part]
-        run_all([partial(self._read_into, *into, part) for into, part in zip(sums, filter(None, parts), strict=True)])
-        for weights, values in sums:
-            self._weights += weights
-            self._sums += values
+    def read_others(self, some: Readers) -> None:
+        """Adds blocks that are not shared, all of whose tokens are before their readers."""
+        group, dim = self._sums.shape[1:]
+        weights = self._logits(some).clamp_(min=_SMALLEST).exp2_()
+        queries = some.queries.view(-1)
+        self._weights.index_add_(0, queries, weights.sum(-1).view(-1, group))
+        values = self._values[self._table[some.blocks]].to(weights.dtype)
+        self._sums.index_add_(0, queries, torch.bmm(weights, values).view(-1, group, dim))
 
-    def _read_into(self, weights: Tensor, sums: Tensor, readers: list[Readers]) -> None:
-        shape = self._q.shape[1:]
-        for one in readers:
-            logits = self._logits(one)
-            logits.sub_(self._peak.index_select(0, one.queries).view(-1, 1)).exp2_()
-            weights.index_add_(0, one.queries, logits.sum(1).view(-1, shape[0]))
-            values = self._values[self._page[one.block]].to(logits.dtype)
-            sums.index_add_(0, one.queries, (logits @ values).view(-1, *shape))
-
-    def _logits(self, one: Readers) -> Tensor:
-        """[n G, B]: all tokens of the block, which is before every reader's own."""
-        asked = self._q.index_select(0, one.queries).view(-1, self._q.shape[2])
-        return asked @ self._keys[self._page[one.block]].to(asked.dtype).T
+    def _logits(self, some: Readers) -> Tensor:
+        """[n, m G, B], relative to the peaks."""
+        keys = self._keys[self._table[some.blocks]].to(self._q.dtype)
+        keys = torch.cat([keys, keys.new_ones(*keys.shape[:2], 1)], dim=2)
+        asked = self._q.index_select(0, some.queries.view(-1)).view(len(keys), -1, keys.shape[2])
+        return torch.bmm(asked, keys.transpose(1, 2))
 
     def is_in_range(self) -> bool:
         """Whether the weights add up to numbers that a float holds with room to spare."""
-        return bool((self._weights <= _LARGEST_SUM).all())
+        return bool((self._weights[:-1] <= _LARGEST_SUM).all())
 
     def raise_peaks(self, readers: list[Readers]) -> None:
         """Makes the peaks those of all blocks; the sums, so far of shared blocks, follow."""
-        peak = self._peak.clone()
-        for one in readers:
-            found = self._logits(one).amax(1).view(-1, peak.shape[1])
-            peak[one.queries] = torch.maximum(peak[one.queries], found)
-        fade = (self._peak - peak).exp2_()
-        self._peak = peak
+        excess = torch.zeros_like(self._weights)
+        for some in readers:
+            found = self._logits(some).amax(-1).view(-1, excess.shape[1])
+            excess.scatter_reduce_(0, some.queries.view(-1, 1).expand_as(found), found, "amax")
+        self._q[:-1, :, -1] -= excess[:-1]
+        fade = excess.neg_().exp2_()
         self._weights *= fade
         self._sums *= fade[..., None]
 
     def result(self) -> Tensor:
         """[T, G, D], dtype of q."""
-        return self._sums / self._weights[..., None]
+        return self._sums[:-1] / self._weights[:-1, :, None]
