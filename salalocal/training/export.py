@@ -58,7 +58,10 @@ def export_master(network: Network, folder: Path) -> None:
 
 
 def load_weights(network: Network, folder: Path) -> None:
-    """Take the weights of an exported folder, master or packed model, whole or in shards, into the network."""
+    """Take the weights of an exported folder, master or packed model, whole or in shards, into the network.
+
+    Fewer kv heads than the network has are taken several times: it computes the same and may learn to differ.
+    """
     tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors.update(load_file(path))
@@ -69,9 +72,11 @@ def load_weights(network: Network, folder: Path) -> None:
         kind = Int8Weight if codes.dtype == torch.int8 else Int4Weight
         tensors[name + "weight"] = kind(codes, scales, zeros, torch.float32).unpack().data
     rows = {name: tensors.pop(name) for name in [*tensors] if name.endswith(_ROW_SCALE)}
-    network.load_state_dict(
-        {name: value.float() * rows.get(name + _ROW_SCALE, torch.ones(())) for name, value in tensors.items()}
-    )
+    values = {name: value.float() * rows.get(name + _ROW_SCALE, torch.ones(())) for name, value in tensors.items()}
+    for name, own in network.state_dict().items():
+        if name.endswith(("k_proj.weight", "v_proj.weight")):
+            values[name] = values[name].repeat(own.shape[0] // values[name].shape[0], 1)
+    network.load_state_dict(values)
 
 
 def read_geometry(folder: Path) -> Geometry:

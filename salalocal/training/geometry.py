@@ -16,7 +16,7 @@ class Geometry:
     hidden_size: int = 512
     num_hidden_layers: int = 10
     num_attention_heads: int = 8
-    num_key_value_heads: int = 1
+    num_key_value_heads: int = 2
     head_dim: int = 64
     intermediate_size: int = 768
     sparse_layers: tuple[int, ...] = (2, 5, 8)

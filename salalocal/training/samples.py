@@ -36,7 +36,8 @@ REWORDED_SHARE, REWORDED_WORDS = 0.4, 0.3
 """Of the questions about planted facts so many have so large a share of their words put otherwise: what is learnt is to
 find a fact by what a question means, and not the wordings by heart."""
 NEAR_TOKENS = 40
-"""Tokens around an answer's source that belong to its fact, and are not diluted."""
+"""Tokens around an answer's source that belong to its fact; other sequences' questions never meet them."""
+CROWDED_SHARE = 0.8
 
 
 class Task(IntEnum):
@@ -75,7 +76,7 @@ class Sample:
     source_positions: [max_pairs] int32, -1 padded: the token predicted at the query stands at the source.
     document_end: first position after the documents. questions: [max_questions, 3] int32, -1 padded: first predicting
     position, last + 1, Task. far: [tokens] uint8, 1 for tokens of the documents that no answer stands near.
-    crowding: 0 to 1, how strongly this sequence's far tokens stand for many more of their kind.
+    crowded: its questions are asked of the neighbours' documents too (see `network.Supervision`).
     """
 
     token_ids: np.ndarray
@@ -85,7 +86,7 @@ class Sample:
     document_end: int
     questions: np.ndarray
     far: np.ndarray
-    crowding: float
+    crowded: bool
 
 
 @dataclass
@@ -343,7 +344,8 @@ class Sampler:
         far[: len(document)] = 1
         for source in {source for _, source in pairs}:
             far[max(0, source - NEAR_TOKENS) : source + NEAR_TOKENS] = 0
-        return Sample(token_ids, role_array, query, source_array, len(document), asked, far, float(self._rng.random()))
+        crowded = bool(self._rng.random() < CROWDED_SHARE)
+        return Sample(token_ids, role_array, query, source_array, len(document), asked, far, crowded)
 
 
 def _shifted(low: int, high: int, first: int, shifts: list[tuple[int, int]]) -> int | None:
