@@ -246,8 +246,8 @@ class Network(nn.Module):
     def _dense_attention(self, q: Tensor, k: Tensor, v: Tensor, supervision: Supervision | None = None) -> Tensor:
         asking = supervision.asking_tokens if supervision is not None and supervision.neighbours else 0
         first, group = q.shape[2] - asking, q.shape[1] // k.shape[1]
-        alone = (a[:, :, :first].repeat_interleave(group // (a.shape[1] // k.shape[1]), 1) for a in (q, k, v))
-        mixed = F.scaled_dot_product_attention(*alone, is_causal=True)
+        own_k, own_v = (a[:, :, :first].repeat_interleave(group, 1) for a in (k, v))
+        mixed = F.scaled_dot_product_attention(q[:, :, :first], own_k, own_v, is_causal=True)
         if supervision is None or not asking:
             return mixed
         return torch.cat([mixed, self._crowded_attention(q[:, :, first:], k, v, supervision)], 2)
