@@ -21,72 +21,45 @@ def pooled_keys(k: Tensor, stride: int) -> Tensor:
     return (0.5 * (means[:, :, :-1] + means[:, :, 1:])).to(k.dtype)
 
 
-def with_neighbours(x: Tensor, count: int, dim: int) -> Tensor:
-    """x [B, ...] of each sequence and behind it, along `dim`, that of the `count` sequences before it in the batch."""
-    return torch.cat([x, *(x.roll(n, 0) for n in range(1, count + 1))], dim)
-
-
-def _score(q: Tensor, k: Tensor, positions: Tensor, stride: int, far: Tensor | None, neighbours: int) -> Tensor:
-    """Logits [B, Hkv, G, Q, (1 + neighbours) n] fp32 of q [B, Hkv, G, Q, d] and the pooled keys of k [B, Hkv, T, d].
-
-    Own keys that are not complete at `positions` [B or 1, Q] are masked, and neighbours' keys over tokens that are not
-    `far` [B, T].
-    """
-    keys = pooled_keys(k, stride)
+def _score(q: Tensor, keys: Tensor, positions: Tensor, stride: int) -> Tensor:
+    """Logits [B, Hkv, G, Q, n] fp32 of q [B, Hkv, G, Q, d]; keys not complete at `positions` [B or 1, Q] masked."""
+    logits = torch.matmul(q, keys[:, :, None].transpose(-1, -2)).float() * q.shape[-1] ** -0.5
     ends = torch.arange(keys.shape[2], device=q.device) * stride + 2 * stride
     hidden = ends[None, None] > positions[..., None] + 1
-    if neighbours:
-        assert far is not None
-        near = pooled_keys(far[:, None, :, None].float(), stride)[:, :, :, 0] < 1
-        others = with_neighbours(near, neighbours, 2)[:, :, near.shape[2] :]
-        batch, asked = near.shape[0], positions.shape[1]
-        hidden = torch.cat([hidden.expand(batch, -1, -1), others.expand(-1, asked, -1)], -1)
-        keys = with_neighbours(keys, neighbours, 2)
-    logits = torch.matmul(q, keys[:, :, None].transpose(-1, -2)).float() * q.shape[-1] ** -0.5
     masked: Tensor = logits.masked_fill(hidden[:, None, None], _FAR)
     return masked
 
 
-def group_scores(q: Tensor, k: Tensor, positions: Tensor, far: Tensor | None = None, neighbours: int = 0) -> Tensor:
+def group_scores(q: Tensor, k: Tensor, positions: Tensor) -> Tensor:
     """log of the runtime's P: log sum over the group of exp(fine logit - lse over coarse logits): [B, Hkv, Q, n].
 
-    q [B, Hkv, G, Q, d]; k [B, Hkv, T, d] with T a multiple of 64. Coarse keys are means of 128 keys every 64. With
-    `neighbours` the far keys of so many other sequences stand behind the own ones, n for each.
+    q [B, Hkv, G, Q, d]; k [B, Hkv, T, d] with T a multiple of 64. Coarse keys are means of 128 keys every 64.
     """
-    fine = _score(q, k, positions, STRIDE, far, neighbours)
-    coarse = torch.logsumexp(_score(q, k, positions, 4 * STRIDE, far, neighbours), -1, keepdim=True)
+    fine = _score(q, pooled_keys(k, STRIDE), positions, STRIDE)
+    coarse = torch.logsumexp(_score(q, pooled_keys(k, 4 * STRIDE), positions, 4 * STRIDE), -1, keepdim=True)
     coarse = torch.where(coarse < _FAR / 2, 0.0, coarse)
     return torch.logsumexp(torch.where(fine < _FAR / 2, _FAR, fine - coarse), 2)
 
 
 def compressed_loss(
-    q: Tensor,
-    k: Tensor,
-    queries: Tensor,
-    sources: Tensor,
-    document_end: Tensor,
-    log_dilution: Tensor,
-    far: Tensor | None = None,
-    neighbours: int = 0,
+    q: Tensor, k: Tensor, queries: Tensor, sources: Tensor, document_end: Tensor, log_dilution: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(mean loss, share of queries whose source is among the 16 best keys).
 
     Minus the log of the share of P that the keys over the source token have, with `log_dilution` added to the log of
     every other key's P: a short document then competes like one that is exp(log_dilution) times as long. Keys after
-    the documents take no part: at use they are within the local window, which is read anyway. The `far` [B, T] keys of
-    `neighbours` other sequences take part as if they stood in the same text.
+    the documents take no part: at use they are within the local window, which is read anyway.
     q [B, H, T, d], k [B, Hkv, T, d]; queries, sources [B, Q], -1 where absent; document_end [B].
     """
     batch, heads, _, dim = q.shape
     kv_heads = k.shape[1]
     index = queries.clamp(min=0)[:, None, :, None].expand(batch, heads, -1, dim)
     asked = q.gather(2, index).view(batch, kv_heads, heads // kv_heads, -1, dim)
-    scores = group_scores(asked, k, queries, far, neighbours)
+    scores = group_scores(asked, k, queries)
     key = torch.arange(scores.shape[-1], device=q.device)
-    theirs = key >= k.shape[2] // STRIDE - 1
     own = sources[..., None] // STRIDE
-    positive = (((key == own) | (key == own - 1)) & ~theirs)[:, None]
-    visible = (scores > _FAR / 2) & (theirs | (key * STRIDE < document_end[:, None]))[:, None, None]
+    positive = ((key == own) | (key == own - 1))[:, None]
+    visible = (scores > _FAR / 2) & (key * STRIDE < document_end[:, None])[:, None, None]
     valid = ((queries >= 0)[:, None] & (positive & visible).any(-1)).float()
     wrong = torch.where(visible & ~positive, scores, _FAR)
     right = torch.logsumexp(torch.where(visible & positive, scores, _FAR), -1)

@@ -14,7 +14,7 @@ AUXILIARY_WEIGHT = 0.4
 @dataclass(frozen=True)
 class Stage:
     """One stage, up to `until` of the whole run. `log_dilution` is reached two thirds of the way through it, rising
-    from the stage before. Questions are asked of so many `neighbours`, other sequences of the batch, too (see
+    from the stage before. `log_crowding` is the most that a token of dense attention may stand for (see
     `network.Supervision`)."""
 
     until: float
@@ -22,37 +22,28 @@ class Stage:
     mode: str
     log_dilution: float
     shape: SampleShape
-    neighbours: int = 0
-
-    @property
-    def asking_tokens(self) -> int:
-        """Tokens at a sequence's end among which the questions are; a multiple of 128."""
-        return 128 * -(-int(self.shape.tokens * self.shape.question_share) // 128)
+    log_crowding: float = 0.0
 
 
 TOKENS_PER_STEP = 131_072
 FULL = (
     Stage(0.07, 256, "dense", 0.0, SampleShape(512, 8, 0.36, 48, 16)),
-    Stage(0.30, 64, "dense", 3.5, SampleShape(2048, 34, 0.32, 160, 48), neighbours=7),
-    Stage(0.78, 16, "dense", 3.5, SampleShape(8192, 160, 0.22, 256, 128), neighbours=7),
-    Stage(0.92, 4, "dense", 3.5, SampleShape(32768, 500, 0.13, 512, 320), neighbours=1),
-    Stage(1.00, 16, "sparse", 3.5, SampleShape(8192, 160, 0.22, 256, 128), neighbours=7),
+    Stage(0.25, 64, "dense", 3.5, SampleShape(2048, 34, 0.32, 160, 48), 3.0),
+    Stage(0.76, 16, "dense", 5.0, SampleShape(8192, 160, 0.22, 256, 128), 4.0),
+    Stage(0.90, 4, "dense", 5.5, SampleShape(32768, 500, 0.13, 512, 320), 3.0),
+    Stage(1.00, 16, "sparse", 5.5, SampleShape(8192, 160, 0.22, 256, 128)),
 )
 SMALL = (
     Stage(0.5, 8, "dense", 0.0, SampleShape(512, 7, 0.36, 48, 16)),
-    Stage(0.8, 4, "dense", 2.0, SampleShape(1024, 13, 0.32, 96, 24), neighbours=3),
-    Stage(1.0, 4, "sparse", 3.0, SampleShape(1024, 13, 0.32, 96, 24), neighbours=3),
+    Stage(0.8, 4, "dense", 2.0, SampleShape(1024, 13, 0.32, 96, 24)),
+    Stage(1.0, 4, "sparse", 3.0, SampleShape(1024, 13, 0.32, 96, 24)),
 )
 """For smoke tests on a CPU."""
 
 
 def shrunk(stages: tuple[Stage, ...], divisor: int) -> tuple[Stage, ...]:
-    """The same stages with batches divided, for a smaller GPU; a sequence is no neighbour of itself."""
-    batches = [max(1, stage.batch // divisor) for stage in stages]
-    return tuple(
-        replace(stage, batch=batch, neighbours=min(stage.neighbours, batch - 1))
-        for stage, batch in zip(stages, batches, strict=True)
-    )
+    """The same stages with batches divided, for a smaller GPU."""
+    return tuple(replace(stage, batch=max(1, stage.batch // divisor)) for stage in stages)
 
 
 def stage_at(stages: tuple[Stage, ...], progress: float) -> int:

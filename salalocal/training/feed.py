@@ -29,7 +29,7 @@ _AHEAD = 3
 @dataclass(frozen=True)
 class Batch:
     """Samples stacked: token_ids [B, T + 1], roles [B, T], queries and sources [B, pairs], document_end [B],
-    questions [B, max, 3], far [B, T], crowded [B]."""
+    questions [B, max, 3], far [B, T], crowding [B]."""
 
     token_ids: np.ndarray
     roles: np.ndarray
@@ -38,7 +38,7 @@ class Batch:
     document_end: np.ndarray
     questions: np.ndarray
     far: np.ndarray
-    crowded: np.ndarray
+    crowding: np.ndarray
 
 
 def make_batch(
@@ -60,7 +60,7 @@ def make_batch(
         np.array([s.document_end for s in samples], np.int32),
         np.stack([s.questions for s in samples]),
         np.stack([s.far for s in samples]),
-        np.array([s.crowded for s in samples]),
+        np.array([s.crowding for s in samples], np.float32),
     )
 
 

@@ -21,10 +21,13 @@ SYNONYM_FILE = "synonyms.json"
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens [start, end) of the corpus, all of one text."""
+    """Tokens of one text: `ids` [n]. start: where they stand in the corpus; None when they do not."""
 
-    start: int
-    end: int
+    ids: np.ndarray
+    start: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 class Corpus:
@@ -69,26 +72,28 @@ class Corpus:
         lines = np.flatnonzero(self._ends_line[self.token_ids[start : min(start + 200, high)]])
         if start > low and len(lines) and start + int(lines[0]) + 1 < high:
             start += int(lines[0]) + 1
-        return Chunk(start, min(start + tokens, high))
+        return Chunk(self.token_ids[start : min(start + tokens, high)], start)
 
     def text(self, chunk: Chunk) -> tuple[str, np.ndarray]:
         """The text of a chunk, and where each token ends in it. Characters of more than one token come out as U+FFFD,
         once for each."""
-        parts = [self._pieces[i] for i in self.token_ids[chunk.start : chunk.end].tolist()]
+        parts = [self._pieces[i] for i in chunk.ids.tolist()]
         return "".join(parts), np.cumsum([len(part) for part in parts])
 
     def gaps(self, chunk: Chunk, at_lines: bool) -> np.ndarray:
         """Offsets within the chunk where a sentence may go in: before a line, or between two sentences of one."""
-        ids = self.token_ids[chunk.start : chunk.end]
-        before, after = ids[:-1], ids[1:]
+        before, after = chunk.ids[:-1], chunk.ids[1:]
         fits = self._ends_line[before] if at_lines else self._ends_sentence[before] & self._begins_blank[after]
         return np.flatnonzero(fits) + 1
 
     def passages(self, chunk: Chunk) -> np.ndarray:
         """Indices of the passages whose answers lie inside the chunk."""
-        first, last = np.searchsorted(self.passage_starts, [chunk.start, chunk.end])
+        if chunk.start is None:
+            return np.arange(0)
+        end = chunk.start + len(chunk)
+        first, last = np.searchsorted(self.passage_starts, [chunk.start, end])
         inside = np.arange(first, last)
-        return inside[self.passage_ends[inside] <= chunk.end]
+        return inside[self.passage_ends[inside] <= end]
 
     def key(self, passage: int) -> str:
         """The words that name what a passage answers."""

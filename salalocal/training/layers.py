@@ -103,6 +103,17 @@ def sparse_inputs(
     return hidden[:, : ends[0]], hidden[:, ends[0] : ends[1]], hidden[:, ends[1] : ends[2]], hidden[:, ends[2] :]
 
 
+def crowded(q: Tensor, k: Tensor, v: Tensor, crowd: Tensor, document_end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q [B, H, T, d], k, v [B, Hkv, T, d] with eight more dimensions, by which queries from `document_end` [B] on find
+    `crowd` [B, T] added to their logits (at a scale of d^-1/2). A short text then competes like a long one."""
+    batch, _, tokens, dim = q.shape
+    asks = (torch.arange(tokens, device=q.device) >= document_end[:, None]).to(q.dtype)
+    more = (crowd * dim**0.5).to(k.dtype)
+    q = torch.cat([F.pad(q, (0, 7)), asks[:, None, :, None].expand(batch, q.shape[1], tokens, 1)], -1)
+    k = torch.cat([F.pad(k, (0, 7)), more[:, None, :, None].expand(batch, k.shape[1], tokens, 1)], -1)
+    return q, k, F.pad(v, (0, 8))
+
+
 def sparse_outputs(
     x: Tensor, mixed: Tensor, gate: Tensor, o: Tensor, norm: Tensor, mlp_gate: Tensor, up: Tensor, down: Tensor,
     eps: float, residual_scale: float,

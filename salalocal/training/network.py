@@ -43,14 +43,9 @@ class Supervision:
     sources: Tensor
     document_end: Tensor
     log_dilution: Tensor
-    far: Tensor
-    """[B, T] bool: tokens of documents that no answer stands near."""
-    crowded: Tensor
-    """[B] bool: tokens after the documents read their neighbours' far tokens too, as if all were one long text."""
-    neighbours: int = 0
-    """How many other sequences of the batch are a sequence's neighbours."""
-    asking_tokens: int = 0
-    """The last tokens of a sequence, of which those after the documents may be crowded; a multiple of 128."""
+    crowd: Tensor
+    """[B, T] fp32: what is added to the attention logits of a key when a token after the documents attends to it:
+    log of how many tokens of its kind it stands for."""
 
 
 class Weight(nn.Module):
@@ -226,9 +221,7 @@ class Network(nn.Module):
         loss = share = None
         if supervision is not None and observed:
             s = supervision
-            loss, share = self._compressed_loss(
-                q, k, s.queries, s.sources, s.document_end, s.log_dilution, s.far, s.neighbours
-            )
+            loss, share = self._compressed_loss(q, k, s.queries, s.sources, s.document_end, s.log_dilution)
         mixed = self._dense_attention(q, k, v, supervision) if mode == "dense" else self._block_attention(q, k, v)
         x = self._pieces["sparse_outputs"](
             x, mixed.transpose(1, 2).reshape(x.shape[0], -1), gate, _tensor(mixer["o_proj"]), *self._feed_forward(layer)
@@ -244,32 +237,11 @@ class Network(nn.Module):
         )  # type: ignore[return-value]
 
     def _dense_attention(self, q: Tensor, k: Tensor, v: Tensor, supervision: Supervision | None = None) -> Tensor:
-        asking = supervision.asking_tokens if supervision is not None and supervision.neighbours else 0
-        first, group = q.shape[2] - asking, q.shape[1] // k.shape[1]
-        own_k, own_v = (a[:, :, :first].repeat_interleave(group, 1) for a in (k, v))
-        mixed = F.scaled_dot_product_attention(q[:, :, :first], own_k, own_v, is_causal=True)
-        if supervision is None or not asking:
-            return mixed
-        return torch.cat([mixed, self._crowded_attention(q[:, :, first:], k, v, supervision)], 2)
-
-    def _crowded_attention(self, q: Tensor, k: Tensor, v: Tensor, supervision: Supervision) -> Tensor:
-        """Attention of the last tokens q [B, H, Q, d] to their own sequence and, after the documents, to neighbours."""
-        s, tokens = supervision, k.shape[2]
-        first = tokens - q.shape[2]
-        far = compressed.with_neighbours(s.far, s.neighbours, 1)
-        asks = s.crowded[:, None] & (torch.arange(first, tokens, device=q.device) >= s.document_end[:, None])
-        k, v = (compressed.with_neighbours(a, s.neighbours, 2) for a in (k, v))
-
-        def reads(b: Any, _head: Any, query: Any, key: Any) -> Any:
-            return ((key < tokens) & (key <= first + query)) | ((key >= tokens) & asks[b, query] & far[b, key])
-
-        if self._flex is not None:
-            return self._flex(q, k, v, reads)
-        rows, columns = (torch.arange(n, device=q.device) for n in (q.shape[2], k.shape[2]))
-        mask = reads(torch.arange(len(q), device=q.device)[:, None, None], 0, rows[:, None], columns)
-        group = q.shape[1] // k.shape[1]
+        group, dim = q.shape[1] // k.shape[1], q.shape[-1]
+        if supervision is not None:
+            q, k, v = self._pieces["crowded"](q, k, v, supervision.crowd, supervision.document_end)
         k, v = (a.repeat_interleave(group, 1) for a in (k, v))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=dim**-0.5)[..., :dim]
 
     def _block_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         run = self.execution
@@ -280,13 +252,9 @@ class Network(nn.Module):
                 for i in range(q.shape[0])
             ]
             chosen = torch.cat(maps)
-        group, tokens = q.shape[1] // k.shape[1], q.shape[2]
         if self._flex is not None:
-
-            def reads(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-                return chosen[b, h // group, query, key // compressed.BLOCK] & (key <= query)
-
-            return self._flex(q, k, v, reads)
+            return self._flex(q, k, v, chosen)
+        group, tokens = q.shape[1] // k.shape[1], q.shape[2]
         causal = torch.ones(tokens, tokens, dtype=torch.bool, device=q.device).tril()
         mask = chosen.repeat_interleave(compressed.BLOCK, -1).repeat_interleave(group, 1) & causal
         k, v = (a.repeat_interleave(group, 1) for a in (k, v))
@@ -300,6 +268,7 @@ _PIECES = (
     "sparse_inputs",
     "sparse_outputs",
     "head_loss",
+    "crowded",
 )
 
 
@@ -315,26 +284,26 @@ def _padded(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x
 
 
-def _flex_kernel(compiled: bool) -> Callable[[Tensor, Tensor, Tensor, Callable[..., Tensor]], Tensor]:
-    """Attention under a mask, a function of batch, head, query and key, by torch's FlexAttention."""
+def _flex_kernel(compiled: bool) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Attention under a block map by torch's FlexAttention."""
     from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
     kernel = torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
     tile = 128
-    orders: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+    orders: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, reads: Callable[..., Tensor]) -> Tensor:
-        tokens, keys = q.shape[2], k.shape[2]
-        if (tokens, keys) not in orders:
-            rows, columns = tokens // tile, keys // tile
-            # Of a whole sequence a tile of queries sees the tiles up to its own; the mask does the rest.
-            seen = torch.arange(1, rows + 1, dtype=torch.int32, device=q.device)
-            number = seen if tokens == keys else torch.full_like(seen, columns)
-            index = torch.arange(columns, dtype=torch.int32, device=q.device)[None, None, None]
-            orders[tokens, keys] = (number[None, None], index.expand(1, 1, rows, columns).contiguous())
-        mask = BlockMask.from_kv_blocks(
-            *orders[tokens, keys], BLOCK_SIZE=tile, mask_mod=reads, seq_lengths=(tokens, keys)
-        )
+    def attend(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor) -> Tensor:
+        tokens, group = q.shape[2], q.shape[1] // k.shape[1]
+        if tokens not in orders:
+            count = tokens // tile
+            number = torch.arange(1, count + 1, dtype=torch.int32, device=q.device)[None, None]
+            index = torch.arange(count, dtype=torch.int32, device=q.device)[None, None, None]
+            orders[tokens] = (number, index.expand(1, 1, count, count).contiguous())
+
+        def reads(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return chosen[b, h // group, query, key // compressed.BLOCK] & (key <= query)
+
+        mask = BlockMask.from_kv_blocks(*orders[tokens], BLOCK_SIZE=tile, mask_mod=reads)
         result: Tensor = kernel(q, k, v, block_mask=mask, enable_gqa=True)
         return result
 

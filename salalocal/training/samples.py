@@ -16,6 +16,7 @@ from salalocal.training import prompt
 from salalocal.training.cloze import ClozeMaker
 from salalocal.training.filler import Chunk, Corpus
 from salalocal.training.lexicon import Lexicon
+from salalocal.training.monotony import Monotony
 from salalocal.training.passages import Kind
 from salalocal.training.reading import quote_question, reading_question
 from salalocal.training.relations import question_text
@@ -35,9 +36,10 @@ QUOTE_SHARE = 0.05
 REWORDED_SHARE, REWORDED_WORDS = 0.4, 0.3
 """Of the questions about planted facts so many have so large a share of their words put otherwise: what is learnt is to
 find a fact by what a question means, and not the wordings by heart."""
+MONOTONY_SHARE, MONOTONY_TOKENS = 0.35, 1800
+"""Of the filler's texts so many repeat a few sentences, taken from so many tokens, with other words."""
 NEAR_TOKENS = 40
-"""Tokens around an answer's source that belong to its fact; other sequences' questions never meet them."""
-CROWDED_SHARE = 0.8
+"""Tokens around an answer's source that belong to its fact, and are not diluted."""
 
 
 class Task(IntEnum):
@@ -76,7 +78,7 @@ class Sample:
     source_positions: [max_pairs] int32, -1 padded: the token predicted at the query stands at the source.
     document_end: first position after the documents. questions: [max_questions, 3] int32, -1 padded: first predicting
     position, last + 1, Task. far: [tokens] uint8, 1 for tokens of the documents that no answer stands near.
-    crowded: its questions are asked of the neighbours' documents too (see `network.Supervision`).
+    crowding: 0 to 1, how strongly this sequence's far tokens stand for many more of their kind.
     """
 
     token_ids: np.ndarray
@@ -86,7 +88,7 @@ class Sample:
     document_end: int
     questions: np.ndarray
     far: np.ndarray
-    crowded: bool
+    crowding: float
 
 
 @dataclass
@@ -164,8 +166,10 @@ class Sampler:
             share = max(24, left // (len(headers) - index))
             want = share if index == len(headers) - 1 else int(share * rng.uniform(0.5, 1.5))
             chunk = self._corpus.draw(rng, max(24, min(want, left)), self._held_out)
+            if not self._held_out and lexicon.flip(MONOTONY_SHARE):
+                chunk = self._monotonous(len(chunk)) or chunk
             chunks.append(chunk)
-            left = max(0, left - (chunk.end - chunk.start))
+            left = max(0, left - len(chunk))
         slots = self._slots(chunks, inline)
         region = _Region()
         ids, turn = region.ids, 0
@@ -176,30 +180,45 @@ class Sampler:
             position = 0
             while turn < len(slots) and slots[turn][0] == index:
                 gap = slots[turn][1]
-                ids.extend(self._corpus.token_ids[chunk.start + position : chunk.start + gap].tolist())
+                ids.extend(chunk.ids[position:gap].tolist())
                 position = gap
                 statement_ids, offsets = encoded[turn]
                 region.spans.append(self._spans(scene, turn, offsets, inline[turn], len(ids)))
                 ids.extend(statement_ids)
                 shifts.append((gap, len(ids) - gap))
                 turn += 1
-            ids.extend(self._corpus.token_ids[chunk.start + position : chunk.end].tolist())
+            ids.extend(chunk.ids[position:].tolist())
             for passage in self._corpus.passages(chunk).tolist():
-                low, high = int(self._corpus.passage_starts[passage]), int(self._corpus.passage_ends[passage])
-                if (base := _shifted(low - chunk.start, high - chunk.start, first, shifts)) is not None:
-                    region.passages.append((passage, base + low - chunk.start, base + high - chunk.start))
+                assert chunk.start is not None
+                low = int(self._corpus.passage_starts[passage]) - chunk.start
+                high = int(self._corpus.passage_ends[passage]) - chunk.start
+                if (base := _shifted(low, high, first, shifts)) is not None:
+                    region.passages.append((passage, base + low, base + high))
             for question, low, high in self._clozes(chunk):
                 if (base := _shifted(low, high, first, shifts)) is not None:
                     region.clozes.append((question, base + low, base + high))
             ids.extend(closing)
         return region
 
+    def _monotonous(self, tokens: int) -> Chunk | None:
+        """So many tokens that repeat a few sentences of a text; None where it has too few."""
+        prose, _ = self._corpus.text(self._corpus.draw(self._rng, MONOTONY_TOKENS, self._held_out))
+        monotony = Monotony(self._lexicon, prose)
+        if not monotony.patterns:
+            return None
+        ids: list[int] = []
+        while len(ids) < tokens:
+            ids += self._encode([monotony.text(4 * tokens)])[0][0]
+        return Chunk(np.array(ids[:tokens], np.uint16))
+
     def _clozes(self, chunk: Chunk) -> Iterator[tuple[str, int, int]]:
-        """(question, first token, last + 1) about sentences of a chunk, relative to its start."""
+        """(question, first token, last + 1) about sentences of a chunk of the corpus, relative to its start."""
+        if chunk.start is None:
+            return
         text, ends = self._corpus.text(chunk)
         starts = np.concatenate([[0], ends[:-1]])
         maker = ClozeMaker(self._lexicon, self._corpus.synonyms, text)
-        for cloze in maker.draw(1 + (chunk.end - chunk.start) // CLOZE_TOKENS):
+        for cloze in maker.draw(1 + len(chunk) // CLOZE_TOKENS):
             low = int(np.searchsorted(ends, cloze.start, side="right"))
             high = int(np.searchsorted(starts, cloze.end, side="left"))
             # A token of a blank and the word after it begins one character early.
@@ -208,7 +227,7 @@ class Sampler:
 
     def _slots(self, chunks: list[Chunk], inline: list[bool]) -> list[tuple[int, int]]:
         """(chunk, offset) for every statement, in rising order; sentences between sentences, lines between lines."""
-        sizes = np.array([chunk.end - chunk.start for chunk in chunks], float)
+        sizes = np.array([len(chunk) for chunk in chunks], float)
         counts = self._rng.multinomial(len(inline), sizes / sizes.sum())
         slots: list[tuple[int, int]] = []
         statement = 0
@@ -219,12 +238,12 @@ class Sampler:
             for depth in depths:
                 options = between[inline[statement]]
                 options = options[options >= last]
-                target = depth * (chunks[index].end - chunks[index].start)
+                target = depth * len(chunks[index])
                 # Where the chunk has no such gap the statement goes to its end.
                 last = (
                     int(options[min(np.searchsorted(options, target), len(options) - 1)])
                     if len(options)
-                    else max(last, chunks[index].end - chunks[index].start)
+                    else max(last, len(chunks[index]))
                 )
                 slots.append((index, last))
                 statement += 1
@@ -344,8 +363,7 @@ class Sampler:
         far[: len(document)] = 1
         for source in {source for _, source in pairs}:
             far[max(0, source - NEAR_TOKENS) : source + NEAR_TOKENS] = 0
-        crowded = bool(self._rng.random() < CROWDED_SHARE)
-        return Sample(token_ids, role_array, query, source_array, len(document), asked, far, crowded)
+        return Sample(token_ids, role_array, query, source_array, len(document), asked, far, float(self._rng.random()))
 
 
 def _shifted(low: int, high: int, first: int, shifts: list[tuple[int, int]]) -> int | None:

@@ -118,10 +118,8 @@ class Trainer:
             self._tensor(batch.sources),
             self._tensor(batch.document_end),
             torch.tensor(dilution, device=self._device),
-            self._tensor(batch.far).bool(),
-            self._tensor(batch.crowded).bool(),
-            stage.neighbours,
-            stage.asking_tokens,
+            self._tensor(batch.far).float()
+            * torch.from_numpy(batch.crowding * stage.log_crowding)[:, None].to(self._device, non_blocking=True),
         )
         mode: AttentionMode = "sparse" if stage.mode == "sparse" else "dense"
         entropy, hits, auxiliary, found = self.network(ids[:, :-1], ids[:, 1:], mode, supervision)

@@ -56,6 +56,7 @@ def test_far_tokens_are_those_of_the_documents_that_no_answer_stands_near(corpus
         sample = sampler.sample(SHAPES["2048"])
         assert not sample.far[sample.document_end :].any()
         assert 0 < sample.far.mean() < 1
+        assert 0 <= sample.crowding <= 1
         for source in sample.source_positions[sample.source_positions >= 0]:
             assert not sample.far[max(0, source - 20) : source + 20].any()
 
