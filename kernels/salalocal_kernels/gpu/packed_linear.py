@@ -16,8 +16,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents
 
 from salalocal_kernels.gpu.packed_dot import ONE_HIGH, ONE_LOW, dot_rows
+from salalocal_kernels.gpu.target import overlapped
 from salalocal_kernels.ref.planes import Planes
 
 # Rows of a program, by the programs per multiprocessor that they leave; more rows share the work on x.
@@ -39,8 +41,10 @@ def _packed_linear_kernel(
     one_high, one_low, tokens, stride_xt, stride_ot,
     SLOTS: tl.constexpr, FOURS: tl.constexpr, HAS_ZEROS: tl.constexpr, GROUP: tl.constexpr, COLUMNS: tl.constexpr,
     ROWS: tl.constexpr, QUADS_FOUR: tl.constexpr, QUADS_EIGHT: tl.constexpr, EXACT: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
+    if IS_EARLY:
+        gdc_launch_dependents()
     # One axis, tokens innermost: the tokens' programs share a matrix's rows in the L2 cache, and the other axes of a
     # grid end at 65,535.
     token = (tl.program_id(0) % tokens).to(tl.int64)
@@ -87,24 +91,24 @@ def _packed_linear_kernel(
     if FOURS == SLOTS:
         y = dot_rows(
             words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows, one_high, one_low,
-            4, HAS_ZEROS, GROUP, COLUMNS, ROWS, QUADS_FOUR, EXACT, STAGES,
+            4, HAS_ZEROS, GROUP, COLUMNS, ROWS, QUADS_FOUR, EXACT, STAGES, IS_EARLY,
         )  # fmt: skip
     elif FOURS == 0:
         y = dot_rows(
             words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows, one_high, one_low,
-            8, False, GROUP, COLUMNS, ROWS, QUADS_EIGHT, EXACT, STAGES,
+            8, False, GROUP, COLUMNS, ROWS, QUADS_EIGHT, EXACT, STAGES, IS_EARLY,
         )  # fmt: skip
     else:
         y = tl.zeros([ROWS], tl.float32)
         if is_four:
             y += dot_rows(
                 words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows, one_high, one_low,
-                4, HAS_ZEROS, GROUP, COLUMNS, ROWS, QUADS_FOUR, EXACT, STAGES,
+                4, HAS_ZEROS, GROUP, COLUMNS, ROWS, QUADS_FOUR, EXACT, STAGES, IS_EARLY,
             )  # fmt: skip
         else:
             y += dot_rows(
                 words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows, one_high, one_low,
-                8, False, GROUP, COLUMNS, ROWS, QUADS_EIGHT, EXACT, STAGES,
+                8, False, GROUP, COLUMNS, ROWS, QUADS_EIGHT, EXACT, STAGES, IS_EARLY,
             )  # fmt: skip
     own = first_row + tl.arange(0, ROWS)
     tl.store(out_ptr + token * stride_ot + column + own, y.to(out_ptr.dtype.element_ty), mask=own < rows)
@@ -118,18 +122,20 @@ def _packed_silu_mul_kernel(
     GATE_BITS: tl.constexpr, GATE_ZEROS: tl.constexpr, GATE_QUADS: tl.constexpr,
     UP_BITS: tl.constexpr, UP_ZEROS: tl.constexpr, UP_QUADS: tl.constexpr,
     GROUP: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, EXACT: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
+    if IS_EARLY:
+        gdc_launch_dependents()
     token = tl.program_id(0).to(tl.int64)
     first_row = tl.program_id(1) * ROWS
     x_ptr += token * stride_xt
     gate = dot_rows(
         gate_words_ptr, gate_scales_ptr, gate_zeros_ptr, x_ptr, first_row, rows, one_high, one_low,
-        GATE_BITS, GATE_ZEROS, GROUP, COLUMNS, ROWS, GATE_QUADS, EXACT, STAGES,
+        GATE_BITS, GATE_ZEROS, GROUP, COLUMNS, ROWS, GATE_QUADS, EXACT, STAGES, IS_EARLY,
     )  # fmt: skip
     up = dot_rows(
         up_words_ptr, up_scales_ptr, up_zeros_ptr, x_ptr, first_row, rows, one_high, one_low,
-        UP_BITS, UP_ZEROS, GROUP, COLUMNS, ROWS, UP_QUADS, EXACT, STAGES,
+        UP_BITS, UP_ZEROS, GROUP, COLUMNS, ROWS, UP_QUADS, EXACT, STAGES, IS_EARLY,
     )  # fmt: skip
     own = first_row + tl.arange(0, ROWS)
     y = gate / (1.0 + tl.exp(-gate)) * up
@@ -167,8 +173,8 @@ def packed_linear(x: Tensor, matrices: Sequence[Planes]) -> tuple[Tensor, ...]:
             flat, out, *slots, ONE_HIGH, ONE_LOW, flat.shape[0], flat.stride(0), out.stride(0),
             SLOTS=len(matrices), FOURS=len(fours), HAS_ZEROS=has_zeros, GROUP=group_size, COLUMNS=columns,
             ROWS=rows, QUADS_FOUR=quads(columns, 4), QUADS_EIGHT=quads(columns, 8), EXACT=x.dtype == torch.float32,
-            STAGES=_STAGES,
-            num_warps=warps(columns, max(matrix.bits for matrix in matrices)),
+            STAGES=_STAGES, num_warps=warps(columns, max(matrix.bits for matrix in matrices)),
+            **overlapped(x.device),
         )  # fmt: skip
     return tuple(part.view(*x.shape[:-1], part.shape[-1]) for part in torch.split(out, counts, dim=1))
 
@@ -190,8 +196,7 @@ def packed_silu_mul(x: Tensor, gate: Planes, up: Planes) -> Tensor:
             GATE_BITS=gate.bits, GATE_ZEROS=gate.zeros is not None, GATE_QUADS=quads(columns, gate.bits),
             UP_BITS=up.bits, UP_ZEROS=up.zeros is not None, UP_QUADS=quads(columns, up.bits),
             GROUP=gate.group_size, COLUMNS=columns, ROWS=rows, EXACT=x.dtype == torch.float32,
-            STAGES=_STAGES,
-            num_warps=warps(columns, max(gate.bits, up.bits)),
+            STAGES=_STAGES, num_warps=warps(columns, max(gate.bits, up.bits)), **overlapped(x.device),
         )  # fmt: skip
     return out.view(*x.shape[:-1], rows_total)
 
