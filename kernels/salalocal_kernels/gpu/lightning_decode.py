@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from salalocal_kernels.gpu.early import let_next_begin, overlapped, wait
+
 # 32 columns of a float32 state are 128 bytes of every row; with 8 warps a thread holds 16 numbers of the state, and 16
 # channels where it is of the last program and norms 4,096.
 _SLICE = 32
@@ -64,12 +66,14 @@ def _lightning_decode_kernel(
     between_ptr, arrived_ptr, out_ptr,
     scale, eps, stride_qh, stride_kh, stride_vh,
     GROUP: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, SLICE: tl.constexpr, CHANNELS: tl.constexpr,
-    WIDTH: tl.constexpr, FINISHES: tl.constexpr,
+    WIDTH: tl.constexpr, FINISHES: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
+    let_next_begin(IS_EARLY)
     part, head = tl.program_id(0), tl.program_id(1)
     key_dims = tl.arange(0, DK)
     value_dims = part * SLICE + tl.arange(0, SLICE)
     places = state_ptr + head.to(tl.int64) * DK * DV + key_dims[:, None] * DV + value_dims[None, :]
+    wait(IS_EARLY)
     # Every load is asked for before the first sum, which waits behind a barrier.
     state = tl.load(places)
     slope = tl.load(slopes_ptr + head)
@@ -172,5 +176,5 @@ def _launch(
         scale, eps, q.stride(0), k.stride(0), v.stride(0),
         GROUP=heads // k.shape[0], DK=key_dim, DV=value_dim, SLICE=part, CHANNELS=heads * value_dim,
         WIDTH=triton.next_power_of_2(heads * value_dim), FINISHES=arrived is not None,
-        num_warps=_NUM_WARPS,
+        num_warps=_NUM_WARPS, **overlapped(q.device),
     )  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_wait
+
+from salalocal_kernels.gpu.early import wait
 
 # 16.0 and 256.0, the powers of two whose mantissas take a code. Kernels get them as arguments: as constants each would
 # be a second immediate of the logic operation, which takes one, and ptxas would split it in two.
@@ -70,8 +71,7 @@ def dot_rows(
             scales += (_load(scales_ptr + own * GROUPS + at_groups, inside, IS_WHOLE, "").to(tl.float32),)
             if HAS_ZEROS:
                 zeros += (_load(zeros_ptr + own * GROUPS + at_groups, inside, IS_WHOLE, "").to(tl.float32),)
-        if IS_EARLY:
-            gdc_wait()
+        wait(IS_EARLY)
         planes = ()
         for plane in tl.static_range(PLANES):
             planes += (_load(x_ptr + at_x + plane * SPAN, each, IS_WHOLE, ""),)

@@ -16,10 +16,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents
 
+from salalocal_kernels.gpu.early import let_next_begin, overlapped
 from salalocal_kernels.gpu.packed_dot import ONE_HIGH, ONE_LOW, dot_rows
-from salalocal_kernels.gpu.target import overlapped
 from salalocal_kernels.ref.planes import Planes
 
 # Rows of a program, by the programs per multiprocessor that they leave; more rows share the work on x.
@@ -43,8 +42,7 @@ def _packed_linear_kernel(
     ROWS: tl.constexpr, QUADS_FOUR: tl.constexpr, QUADS_EIGHT: tl.constexpr, EXACT: tl.constexpr,
     STAGES: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
-    if IS_EARLY:
-        gdc_launch_dependents()
+    let_next_begin(IS_EARLY)
     # One axis, tokens innermost: the tokens' programs share a matrix's rows in the L2 cache, and the other axes of a
     # grid end at 65,535.
     token = (tl.program_id(0) % tokens).to(tl.int64)
@@ -124,8 +122,7 @@ def _packed_silu_mul_kernel(
     GROUP: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, EXACT: tl.constexpr,
     STAGES: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
-    if IS_EARLY:
-        gdc_launch_dependents()
+    let_next_begin(IS_EARLY)
     token = tl.program_id(0).to(tl.int64)
     first_row = tl.program_id(1) * ROWS
     x_ptr += token * stride_xt

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from salalocal_kernels.gpu.early import let_next_begin, overlapped, wait
+
 # Numbers of a program that takes several rows, and warps of a program that takes one of several rows or the only one.
 _NUMBERS = 2048
 _WARPS_MANY = 8
@@ -21,13 +23,15 @@ _WARPS_ONE = 16
 def _rms_norm_kernel(
     x_ptr, branch_ptr, weight_ptr, out_ptr, rows_total, columns, stride_xt, stride_xc, stride_bt, stride_bc,
     RATIO: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, ADDS: tl.constexpr,
-    WIDE: tl.constexpr,
+    WIDE: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
+    let_next_begin(IS_EARLY)
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     at = tl.arange(0, BLOCK)[None, :]
     inside = (rows < rows_total) & (at < columns)
-    x = tl.load(x_ptr + rows * stride_xt + at * stride_xc, mask=inside, other=0.0).to(WIDE)
     weight = tl.load(weight_ptr + at, mask=at < columns, other=0.0)
+    wait(IS_EARLY)
+    x = tl.load(x_ptr + rows * stride_xt + at * stride_xc, mask=inside, other=0.0).to(WIDE)
     if ADDS:
         x += tl.load(branch_ptr + rows * stride_bt + at * stride_bc, mask=inside, other=0.0).to(WIDE) * RATIO
         tl.store(x_ptr + rows * stride_xt + at * stride_xc, x.to(x_ptr.dtype.element_ty), mask=inside)
@@ -65,5 +69,5 @@ def _launch(x: Tensor, branch: Tensor | None, ratio: float, weight: Tensor, eps:
     _rms_norm_kernel[(triton.cdiv(rows, together),)](
         x, other, weight.contiguous(), out, rows, columns, x.stride(0), x.stride(1), other.stride(0), other.stride(1),
         RATIO=ratio, EPS=eps, ROWS=together, BLOCK=block, ADDS=branch is not None,
-        WIDE=tl.float64 if x.dtype == torch.float64 else tl.float32, num_warps=warps,
+        WIDE=tl.float64 if x.dtype == torch.float64 else tl.float32, num_warps=warps, **overlapped(x.device),
     )  # fmt: skip

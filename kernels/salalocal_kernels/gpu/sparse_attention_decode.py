@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from salalocal_kernels.gpu._chip import INTERPRETED
+from salalocal_kernels.gpu.early import let_next_begin, overlapped, wait
 from salalocal_kernels.gpu.narrow import LEAST_CHANNELS, widened
 
 # tl.dot wants at least so many rows.
@@ -30,9 +31,11 @@ def _attend_split_kernel(
     length, scale_log2, slots,
     stride_qh, stride_pp, stride_ph, stride_pv, stride_pb, stride_bh, stride_bk, stride_ah, stride_as,
     LENGTH_IN_MEMORY: tl.constexpr, PICKS: tl.constexpr, PER_SPLIT: tl.constexpr, GROUP: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
     """Writes the split's own softmax output [GROUP, DIM], and log2 of each block's sum of weights per head."""
+    let_next_begin(IS_EARLY)
+    wait(IS_EARLY)
     split = tl.program_id(0)
     kv_head = tl.program_id(1).to(tl.int64)
     end = (tl.load(length) if LENGTH_IN_MEMORY else length) + tl.zeros([], tl.int64)
@@ -88,8 +91,10 @@ def _combine_splits_kernel(
     slots,
     stride_ah, stride_as, stride_oh,
     SPLITS: tl.constexpr, PER_SPLIT: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, AT_ONCE: tl.constexpr,
-    WIDE: tl.constexpr,
+    WIDE: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
+    let_next_begin(IS_EARLY)
+    wait(IS_EARLY)
     head = tl.program_id(0).to(tl.int64)
     dims = tl.arange(0, DIM)
     lse = lse_ptr + head * slots
@@ -162,7 +167,7 @@ def sparse_attention_decode(
         blocks.stride(0), blocks.stride(1), part.stride(0), part.stride(1),
         LENGTH_IN_MEMORY=isinstance(length, Tensor), PICKS=picks, PER_SPLIT=per_split, GROUP=group, ROWS=rows,
         BLOCK=block_size, DIM=dim, WIDE=triton_wide,
-        num_warps=1 if INTERPRETED else 4, num_stages=1,
+        num_warps=1 if INTERPRETED else 4, num_stages=1, **overlapped(q.device),
     )  # fmt: skip
     _combine_splits_kernel[(heads,)](
         part, lse, out,
@@ -170,7 +175,7 @@ def sparse_attention_decode(
         part.stride(0), part.stride(1), out.stride(0),
         SPLITS=splits, PER_SPLIT=per_split, GROUP=group, DIM=dim,
         AT_ONCE=min(_SPLITS_AT_ONCE, triton.next_power_of_2(splits)), WIDE=triton_wide,
-        num_warps=1 if INTERPRETED else 4, num_stages=1,
+        num_warps=1 if INTERPRETED else 4, num_stages=1, **overlapped(q.device),
     )  # fmt: skip
     if mass is not None:
         at_once = min(128, triton.next_power_of_2(slots))

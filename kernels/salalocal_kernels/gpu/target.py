@@ -22,12 +22,3 @@ def describe(device: torch.device) -> tuple[tuple[int, int], int]:
     if device.type != "cuda":
         return _ELSEWHERE
     return _cuda(torch.cuda.current_device() if device.index is None else device.index)
-
-
-def overlapped(device: torch.device) -> dict[str, bool]:
-    """Options of a launch whose programs may begin while the launch before it ends (capability 9.0 and later).
-
-    IS_EARLY is for the kernel: it has to let the next launch begin, and to wait before it reads what another wrote.
-    """
-    is_early = describe(device)[0] >= (9, 0)
-    return {"IS_EARLY": True, "launch_pdl": True} if is_early else {"IS_EARLY": False}

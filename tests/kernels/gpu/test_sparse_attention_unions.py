@@ -165,7 +165,7 @@ def test_decode_compiles(name: str, chip: int) -> None:
     group, dim = MODELS[name]
     types = POINTERS | {"scale_log2": "fp32"} | dict.fromkeys(("q_ptr", "pages_ptr", "out_ptr"), "*bf16")
     types |= dict.fromkeys(("part_ptr", "lse_ptr", "mass_ptr"), "*fp32") | {"length": "*i64"}
-    common = {"PER_SPLIT": 2, "GROUP": group, "DIM": dim, "WIDE": tl.float32}
+    common = {"PER_SPLIT": 2, "GROUP": group, "DIM": dim, "WIDE": tl.float32, "IS_EARLY": chip >= 90}
     split = common | {"LENGTH_IN_MEMORY": True, "PICKS": 96, "ROWS": 16, "BLOCK": 64}
     assert compile_for(chip, decode_module._attend_split_kernel, split, types, 4, 1) == 0
     combine = common | {"SPLITS": 48, "AT_ONCE": 32}
