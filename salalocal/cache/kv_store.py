@@ -119,6 +119,21 @@ class KVCache:
             return pages[numbers[0] : numbers[0] + last]
         return pages[self._index[:last]]
 
+    def span(self, layer: int, start: int, stop: int) -> Tensor:
+        """[Hkv, 2, T, D]: keys and values of tokens [start, stop), `start` at the beginning of a block.
+
+        A view where the pages lie in a row, as they do in a cache that has only ever grown; else a copy. Either way
+        the last two dimensions lie in a row.
+        """
+        block = self._store.block_size
+        assert not start % block
+        data, numbers = self._store.storage[layer], self._table.pages[start // block : -(-stop // block)]
+        if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+            pages = data[:, :, numbers[0] : numbers[0] + len(numbers)]
+        else:
+            pages = data[:, :, self._index[start // block : -(-stop // block)]]
+        return pages.flatten(2, 3)[:, :, : stop - start]
+
     @property
     def page_table(self) -> Tensor:
         """int64 [N]: the page of each block, the same in every layer; another object once it has changed."""
