@@ -227,9 +227,8 @@ def _states(contents: Contents) -> dict[int, tuple[Sequence[Tensor], Tensor | No
 def _cuts(start: int, length: int, block_size: int) -> list[tuple[int, int]]:
     """Spans of at most FILE_TOKENS; a block that is not full comes by itself, as it will soon be replaced."""
     whole, most = length - length % block_size, max(block_size, FILE_TOKENS - FILE_TOKENS % block_size)
-    edges = [*range(start, whole, most), whole] if start < whole else [start]
-    edges += [length] if whole < length else []
-    return list(pairwise(edges))
+    edges = [*range(start, whole, most), whole, length]
+    return [(begin, end) for begin, end in pairwise(edges) if start <= begin < end]
 
 
 def _with_checksums(manifest: Manifest, sums: Mapping[str, tuple[int, ...]]) -> Manifest:

@@ -78,7 +78,7 @@ def test_always_dense_model(make_engine: MakeEngine, tmp_path: Path) -> None:
     engine = make_engine("ss", sparse_config=None)
     session, ids = engine.new_session(), random_ids(150)
     session.prefill(ids)
-    session.keep_common(ids[:100] + [1])  # logits at 100 are not known
+    session.keep_common([*ids[:100], 1])  # logits at 100 are not known
     assert session.logits is None
     session.save(tmp_path / "saved")
     assert_restored(engine.restore(tmp_path / "saved"), session)
@@ -126,7 +126,9 @@ def test_a_second_save_writes_only_what_is_new(make_engine: MakeEngine, tmp_path
     assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", *manifest.file_names}
 
 
-def test_many_small_turns_make_few_files(make_engine: MakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_small_turns_make_few_files(
+    make_engine: MakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(session_files, "FILE_TOKENS", 1 << 20)
     engine = make_engine("sl")
     session = engine.new_session()
@@ -238,7 +240,9 @@ def test_a_cancelled_reading_is_saved(make_engine: MakeEngine, tmp_path: Path) -
     assert_restored(engine.restore(tmp_path), session)
 
 
-def test_what_is_copied_is_what_was_there(make_engine: MakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_copied_is_what_was_there(
+    make_engine: MakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The session goes back and reads other tokens while the thread has not yet begun to write."""
     go, write = threading.Event(), session_files.SessionFiles.write
 
@@ -252,14 +256,15 @@ def test_what_is_copied_is_what_was_there(make_engine: MakeEngine, tmp_path: Pat
     session.prefill(random_ids(30), chunk_size=30)
     expected = session.fork()
     for token in range(10):  # over the open block's end
-        session._cache.attention(0)  # noqa: B018
         session._read_chunk([token], True, None)
     go.set()
     session._saves._behind.wait()  # type: ignore[union-attr]
     assert_restored(engine.restore(tmp_path), expected)
 
 
-def test_a_long_past_is_written_without_copies(make_engine: MakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_past_is_written_without_copies(
+    make_engine: MakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(write_behind, "_MAX_COPIED_TOKENS", 20)
     engine = make_engine()
     session = engine.new_session()
@@ -279,7 +284,7 @@ def test_a_failing_save_does_not_stop_the_reading(
     session.save(tmp_path)
     expected = session.fork()
 
-    def full(path: Path, tensors: object) -> None:
+    def full(path: Path, _: object) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
@@ -308,12 +313,12 @@ def test_folders_of_others_are_not_written_to(make_engine: MakeEngine, tmp_path:
     session = make_engine().new_session()
     (tmp_path / "manifest.json").write_text('{"name": "of something else"}')
     for write in (session.save, lambda path: make_engine().new_session(save_to=path)):
-        with pytest.raises(InvalidRequest, match="holds manifest.json, which belongs to no saved session"):
+        with pytest.raises(InvalidRequest, match=r"holds manifest\.json, which belongs to no saved session"):
             write(tmp_path)
         with pytest.raises(InvalidRequest, match="no session can be saved there"):
             write(tmp_path / "manifest.json")
     (tmp_path / "manifest.json").rename(tmp_path / "letter.txt")
-    with pytest.raises(InvalidRequest, match="holds letter.txt"):
+    with pytest.raises(InvalidRequest, match=r"holds letter\.txt"):
         session.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
@@ -333,7 +338,7 @@ def test_another_model_or_dtype(make_engine: MakeEngine, tmp_path: Path) -> None
     for engine in (make_engine("sl"), same_shape):
         with pytest.raises(BadSession, match=r"read by another model \(.*\), and its memory means nothing to"):
             engine.restore(tmp_path / "saved")
-    with pytest.raises(BadSession, match="read in float32, .* is loaded in bfloat16; load it with dtype='float32'"):
+    with pytest.raises(BadSession, match=r"read in float32, .* is loaded in bfloat16; load it with dtype='float32'"):
         make_engine(dtype="bfloat16").restore(tmp_path / "saved")
 
 
