@@ -43,6 +43,8 @@ class Saves:
         files.check_folder()
         if files.folder not in self._files and (files.folder / MANIFEST_NAME).exists():
             raise InvalidRequest(f"{files.folder}: holds a saved session; restore it, or name another folder")
+        if self._behind is not None:
+            self._behind.wait()
         self._files[files.folder] = files
         self._behind = WriteBehind(files, length)
 
