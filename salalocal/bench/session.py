@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from salalocal.cache.compressed_keys import fine_and_coarse
@@ -107,8 +108,8 @@ def _restore(folder: Path) -> object:
 
 def _read(paths: Sequence[Path]) -> object:
     """Into memory that was not used before, as a restored session's is not either."""
-    memory = torch.zeros(sum(path.stat().st_size for path in paths), dtype=torch.uint8)
-    target, at = memory.numpy().data, 0
+    memory = np.zeros(sum(path.stat().st_size for path in paths), dtype=np.uint8)
+    target, at = memory.data, 0
     for path in paths:
         with path.open("rb", buffering=0) as file:
             while count := file.readinto(target[at : at + _READ_BYTES]):
