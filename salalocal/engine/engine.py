@@ -114,8 +114,8 @@ class Engine:
 
         Args:
             record_selection: it can tell which blocks the last call read.
-            save_to: a folder of its own that it saves itself into while it reads, at checkpoints, every 32,768 tokens
-                or 20 seconds, and at the end of every call; a killed process goes on with `restore`. None: not saved.
+            save_to: a folder of its own that it saves itself into while it reads: at checkpoints, every 32,768 tokens
+                or 20 seconds, and at the end of a prompt; a killed process goes on with `restore`. None: not saved.
 
         Raises:
             DoesNotFit: not even an empty session fits into the free memory.

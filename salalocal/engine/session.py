@@ -166,7 +166,8 @@ class Session:
             at = edge
             if edge in wanted:
                 self.checkpoint()
-            self._saves.after_chunk(self._contents(), edge in wanted or edge == stop)
+            # Not after every token of an answer.
+            self._saves.after_chunk(self._contents(), edge in wanted or 1 < edge - start == stop - start)
             rate = meter.mark(edge - start)
             yield Progress.now(edge - start, stop - start, rate, self._network.device)
 
