@@ -79,7 +79,7 @@ def session(
 ) -> None:
     """Time how fast a session of the released model's shape is saved and restored, on the processor.
 
-    The session is made up, 8.6 KiB per token in bfloat16, with a checkpoint of 48 MiB every 64K tokens. Restoring,
+    The session is made up, 8.3 KiB per token in bfloat16, with a checkpoint of 48 MiB every 64K tokens. Restoring,
     every byte checked, is set beside reading the same files one after the other: once with the files in the
     system's memory, and on Linux once from the disk.
     """
