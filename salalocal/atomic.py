@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
 def is_partial(path: Path) -> bool:
@@ -61,8 +61,8 @@ def _rename(partial: Path, path: Path) -> None:
     os.replace(partial, path)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Makes a rename survive a power cut; Windows has no such call and needs none."""
+def flush_folder(folder: Path) -> None:
+    """Makes new and renamed files in `folder` survive a power cut; Windows has no such call and needs none."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -10,6 +10,7 @@ Each message is one sentence that a user can act on: what was wrong (file or fie
     │   ├── BadCheckpoint        a weight file is damaged or does not belong to its config
     │   ├── BadTokenizer         tokenizer or chat template cannot be used
     │   ├── BadDocument          a document cannot be read
+    │   ├── BadSession           a saved session is missing, damaged, or of another model, dtype or version
     │   ├── InvalidRequest       an argument of a call is out of range
     │   ├── ContextTooLong       more tokens than the model or the memory can hold
     │   └── DoesNotFit           the weights or the cache exceed the memory, or files the disk
@@ -50,6 +51,10 @@ class BadTokenizer(BadInput):
 
 class BadDocument(BadInput):
     """A document cannot be read."""
+
+
+class BadSession(BadInput):
+    """A saved session is missing, damaged, or of another model, dtype or format version, or cannot be written."""
 
 
 class InvalidRequest(BadInput):

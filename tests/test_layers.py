@@ -44,6 +44,7 @@ NO_TORCH = (
     "salalocal.hub",
     "salalocal.planner",
     "salalocal.tokenizer",
+    "salalocal.cache.manifest",
     "salalocal.cache.page_table",
     "salalocal.engine.schedule",
 )

@@ -140,6 +140,36 @@ class SessionCache:
         """Makes room for `tokens` more; `length` moves only with `commit`, and without it nothing has changed."""
         self._kv.extend(self.length, self.length + tokens)
 
+    def make_room(self, length: int) -> None:
+        """Room for K/V and compressed keys of `length` tokens in a memory of nothing, for `tokens` to give views of."""
+        assert not self.length
+        self._kv.extend(0, length)
+        for levels in self._compressed:
+            for level in levels or ():
+                level.room(level.count(length))
+
+    def tokens(self, start: int, stop: int) -> dict[str, Tensor]:
+        """K/V of tokens [start, stop) by layer, and the compressed keys that these tokens complete, to be saved.
+
+        Args:
+            start: at the beginning of a block.
+            stop: at most the length, or the room made.
+
+        Returns:
+            [Hkv, 2, T, D] and [Hkv, n, D], last two dimensions in a row; views where pages lie in a row.
+        """
+        found: dict[str, Tensor] = {}
+        for index, levels in enumerate(self._compressed):
+            found[f"kv.{index}"] = self._kv.span(index, start, stop)
+            for name, level in zip(("fine", "coarse"), levels or (), strict=False):
+                found[f"{name}.{index}"] = level.upto(stop)[:, level.count(start) :]
+        return found
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per K/V block."""
+        return self._kv.block_size
+
     def prepare_step(self, capacity: int, max_tokens: int) -> None:
         """Makes room for one token more, in storage that takes `capacity` tokens, or K/V of `max_tokens`, unmoved.
 

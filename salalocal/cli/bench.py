@@ -1,7 +1,8 @@
-"""`salalocal bench kernels`: how fast every kernel is beside what the card allows."""
+"""`salalocal bench`: how fast every kernel is beside what the card allows, and how fast a saved session comes back."""
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from salalocal.cli.options import JsonOption
-from salalocal.cli.terminal import print_json, print_note, stderr, stdout
+from salalocal.cli.terminal import human_bytes, human_count, print_json, print_note, stderr, stdout
 
 if TYPE_CHECKING:
     from salalocal.bench.clock import Ceilings
@@ -56,6 +57,50 @@ def kernels(
     if json:
         table: list[object] = [{**asdict(row), "of_ceiling": row.of_ceiling} for row in rows]
         print_json({"ceilings": asdict(ceilings), "rows": table})
+
+
+@bench.command("session", short_help="Time saving and restoring a session.")
+def session(
+    tokens: Annotated[
+        str, typer.Option("--tokens", metavar="N", help="Length of the session; K is 1,024 and M 1,024 K.")
+    ] = "128K",
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder",
+            metavar="DIR",
+            help="Where its files go for the time being; without it, where temporary files go.",
+            show_default=False,
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Time how fast a session of the released model's shape is saved and restored, on the processor.
+
+    The session is made up, 8.3 KiB per token in bfloat16, with a checkpoint of 48 MiB every 64K tokens. Restoring,
+    every byte checked, is set beside reading the same files one after the other: once with the files in the
+    system's memory, and on Linux once from the disk.
+    """
+    from salalocal.bench.session import time_session
+    from salalocal.evaluate.lengths import parse_lengths
+
+    (count,) = parse_lengths(tokens, 1, 1 << 21)[:1]
+    with tempfile.TemporaryDirectory(dir=folder, prefix="salalocal-bench-") as inside:
+        rows = time_session(count, Path(inside) / "session")
+    if json:
+        print_json([{**asdict(row), "ratio": row.ratio} for row in rows])
+        return
+    first = rows[0]
+    stdout().print(
+        f"{human_count(first.tokens)} tokens, {human_bytes(first.nbytes)}, saved in {first.save_seconds:.1f} s"
+    )
+    for row in rows:
+        stdout().print(
+            f"{'from the disk' if row.is_cold else 'from memory':<13}  restored in {row.restore_seconds:.2f} s, "
+            f"read in {row.read_seconds:.2f} s: {row.ratio:.2f} x"
+        )
 
 
 def _line(row: Row) -> str:

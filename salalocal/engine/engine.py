@@ -1,14 +1,17 @@
-"""A loaded model and what it can be asked to do: sessions, encoding, answers. Knows no files on disk."""
+"""A loaded model and what it can be asked to do: sessions, encoding, answers. Knows no model files."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 
 import psutil
 import torch
 
+from salalocal.cache.manifest import ModelIdentity, read_manifest
+from salalocal.cache.saved_session import check_model
 from salalocal.cache.session_cache import SessionCache
 from salalocal.config import ModelConfig
 from salalocal.documents import Document
@@ -18,7 +21,7 @@ from salalocal.engine.progress import Progress
 from salalocal.engine.sampling import Sampling
 from salalocal.engine.session import Session
 from salalocal.engine.tally import AttentionTally
-from salalocal.errors import DoesNotFit, InvalidRequest
+from salalocal.errors import ContextTooLong, DoesNotFit, InvalidRequest
 from salalocal.evidence import QuoteIndex, read_passages
 from salalocal.model.network import Network
 from salalocal.planner import Footprint
@@ -38,16 +41,24 @@ class Engine:
         sizes: bytes per token and session, for refusing what does not fit.
         default_chunk: tokens per prefill chunk.
         name: the model's, for messages.
+        fingerprint: of its files; a session saved by one model is not restored by another.
     """
 
     def __init__(
-        self, network: Network, tokenizer: Tokenizer | None, sizes: Footprint, default_chunk: int, name: str
+        self,
+        network: Network,
+        tokenizer: Tokenizer | None,
+        sizes: Footprint,
+        default_chunk: int,
+        name: str,
+        fingerprint: str,
     ) -> None:
         self._network = network
         self._tokenizer = tokenizer
         self._sizes = sizes
         self._default_chunk = default_chunk
         self.name = name
+        self._identity = ModelIdentity(name, fingerprint, str(network.dtype).removeprefix("torch."))
         self._indexed: tuple[tuple[Document, ...], QuoteIndex] | None = None
 
     @property
@@ -98,11 +109,17 @@ class Engine:
             return None
         return f"{tokens:,} tokens are more than the {trained:,} the model was made for; answers may be less sure"
 
-    def new_session(self, record_selection: bool = False) -> Session:
-        """An empty session; with `record_selection` it can tell which blocks the last call read.
+    def new_session(self, record_selection: bool = False, save_to: str | Path | None = None) -> Session:
+        """An empty session.
+
+        Args:
+            record_selection: it can tell which blocks the last call read.
+            save_to: a folder of its own that it saves itself into while it reads: at checkpoints, every 32,768 tokens
+                or 20 seconds, and at the end of a prompt; a killed process goes on with `restore`. None: not saved.
 
         Raises:
             DoesNotFit: not even an empty session fits into the free memory.
+            InvalidRequest: the folder holds other files, or a saved session.
         """
         longest = self.max_context_tokens()
         if longest < 1:
@@ -114,7 +131,40 @@ class Engine:
                 available_bytes=available,
             )
         cache = SessionCache.empty(self.config, self.dtype, self.device)
-        return Session(self._network, cache, self._default_chunk, longest, record_selection)
+        session = Session(self._network, cache, self._default_chunk, longest, record_selection, self._identity)
+        if save_to is not None:
+            session.save_behind(save_to)
+        return session
+
+    def restore(self, path: str | Path, record_selection: bool = False, save_to: str | Path | None = None) -> Session:
+        """The session saved in a folder by `Session.save` or `save_to`: bit-equal to the one that was saved.
+
+        Every byte is checked before the session is handed out. The folder stays as it is.
+
+        Args:
+            path: the folder.
+            record_selection, save_to: as for `new_session`; `save_to` may be `path` itself.
+
+        Raises:
+            BadSession: nothing is saved there, it is damaged, or of another model, dtype or format version.
+            ContextTooLong: the session does not fit into the free memory.
+            DoesNotFit, InvalidRequest: as `new_session`.
+        """
+        folder = Path(path).resolve()
+        manifest, text = read_manifest(folder)
+        check_model(folder, manifest, self._identity, self.config.block_size)
+        session = self.new_session(record_selection)
+        if manifest.length > session.max_tokens:
+            raise ContextTooLong(
+                f"{folder}: the session holds {manifest.length:,} tokens and {session.max_tokens:,} fit; close other "
+                "programs",
+                needed_tokens=manifest.length,
+                limit_tokens=session.max_tokens,
+            )
+        session.read_saved(folder, manifest, text)
+        if save_to is not None:
+            session.save_behind(save_to)
+        return session
 
     def encode(self, content: str | Document | Sequence[Message] | Sequence[Document]) -> list[int]:
         """Text into token ids.

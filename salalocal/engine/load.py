@@ -13,6 +13,7 @@ from salalocal.hub import find_model
 from salalocal.planner import Footprint, footprint
 from salalocal.tokenizer import Tokenizer
 from salalocal.weights.build import build_network, check_tensors
+from salalocal.weights.fingerprint import fingerprint
 from salalocal.weights.gguf_source import GgufSource
 from salalocal.weights.layout import weight_bytes
 from salalocal.weights.safetensors_source import SafetensorsSource
@@ -51,7 +52,8 @@ def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto") ->
     sizes, unpack = _choose_packing(config, kind, where, chunk)
     _check_fits(path, sizes, where)
     network = build_network(config, source, kind, where, unpack=unpack)
-    return Engine(network, tokenizer, sizes, chunk, name=path.stem if path.is_file() else path.name)
+    name = path.stem if path.is_file() else path.name
+    return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files))
 
 
 def resolve_device(device: str) -> torch.device:

@@ -6,16 +6,21 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from salalocal.cache.manifest import Manifest, ModelIdentity
+from salalocal.cache.saved_session import read_session
 from salalocal.cache.session_cache import Checkpoint, SessionCache
 from salalocal.engine.decode_graph import CannotRecord, DecodeGraph, StepKind, StepResult
 from salalocal.engine.progress import Progress, RateMeter
 from salalocal.engine.readings import Readings
 from salalocal.engine.sampling import Sampler
+from salalocal.engine.saves import Saves
 from salalocal.engine.schedule import chunk_edges, common_length, thin
+from salalocal.engine.session_files import Contents
 from salalocal.engine.token_ids import checked_ids
 from salalocal.errors import Cancelled, ContextTooLong, InvalidRequest
 from salalocal.model.network import Network
@@ -39,6 +44,7 @@ class Session:
         default_chunk: tokens per chunk where a call names none.
         max_tokens: the longest the session may become.
         record_selection: keep which blocks the last call selected.
+        model: who reads, for what is saved.
 
     Attributes:
         token_ids: the tokens read.
@@ -47,12 +53,19 @@ class Session:
     """
 
     def __init__(
-        self, network: Network, cache: SessionCache, default_chunk: int, max_tokens: int, record_selection: bool
+        self,
+        network: Network,
+        cache: SessionCache,
+        default_chunk: int,
+        max_tokens: int,
+        record_selection: bool,
+        model: ModelIdentity,
     ) -> None:
         self._network = network
         self._cache = cache
         self._default_chunk = default_chunk
         self.max_tokens = max_tokens
+        self._saves = Saves(model)
         self.is_watched = False
         self._readings = Readings(record_selection, network.config.sparse_layers)
         self._logits: Tensor | None = None
@@ -145,6 +158,7 @@ class Session:
         at = start
         for edge in chunk_edges(start, stop, chunk_size or self._default_chunk, wanted):
             if cancel is not None and cancel.is_set():
+                self._saves.after_chunk(self._contents(), is_checkpoint=True)
                 raise Cancelled(self.length)
             if self.length != at:
                 raise InvalidRequest(f"the session went from {at:,} to {self.length:,} tokens while it was being read")
@@ -152,6 +166,8 @@ class Session:
             at = edge
             if edge in wanted:
                 self.checkpoint()
+            # Not after every token of an answer.
+            self._saves.after_chunk(self._contents(), edge in wanted or 1 < edge - start == stop - start)
             rate = meter.mark(edge - start)
             yield Progress.now(edge - start, stop - start, rate, self._network.device)
 
@@ -274,6 +290,7 @@ class Session:
         self._go_back(checkpoint)
 
     def _go_back(self, target: Checkpoint) -> None:
+        self._saves.cut(target.position)
         self._cache.rewind(target)
         self._logits = target.logits
         del self.token_ids[target.position :]
@@ -284,15 +301,59 @@ class Session:
     def fork(self) -> Session:
         """A second session with the same past; K/V is shared until one of them writes.
 
-        Checkpoints of the past are good for both.
+        Checkpoints of the past are good for both. The copy is not saved where this session is.
         """
         records = self._readings.records_selection
-        copy = Session(self._network, self._cache.fork(), self._default_chunk, self.max_tokens, records)
+        copy = Session(
+            self._network, self._cache.fork(), self._default_chunk, self.max_tokens, records, self._saves.model
+        )
         copy._logits = self._logits
         copy.token_ids = list(self.token_ids)
         copy.checkpoints = list(self.checkpoints)
         copy._valid = weakref.WeakSet(self._valid)
         return copy
+
+    def save(self, path: str | Path) -> None:
+        """Saves the session into a folder of its own, for `Engine.restore`: all it holds but readings of the last call.
+
+        Only what is new since the last save there is written. Interrupted anywhere, the folder holds what it held
+        before. A session saved there before is replaced.
+
+        Raises:
+            InvalidRequest: the folder holds other files.
+            BadSession: it cannot be written.
+        """
+        self._saves.save(path, self._contents())
+
+    def save_behind(self, path: str | Path) -> None:
+        """From now on, saves the session into a folder of its own while it reads.
+
+        Raises:
+            InvalidRequest: the folder holds other files, or another saved session.
+        """
+        self._saves.begin_behind(path, self.length)
+
+    def read_saved(self, folder: Path, manifest: Manifest, text: bytes) -> None:
+        """Takes into this empty session what is saved in `folder`; on an error it must be thrown away.
+
+        Args:
+            folder: where the files are.
+            manifest, text: as `read_manifest` gave them; checked against the model.
+
+        Raises:
+            BadSession: a file is missing or damaged.
+        """
+        wide = torch.promote_types(self._network.dtype, torch.float32)
+        logits = torch.empty(self._network.config.vocab_size, dtype=wide, device=self._network.device)
+        self.token_ids, known = read_session(folder, manifest, self._cache, logits)
+        self._logits = known[-1].logits if known else None
+        kept = set(manifest.checkpoints)
+        self.checkpoints += [checkpoint for checkpoint in known if checkpoint.position in kept]
+        self._valid.update(self.checkpoints)
+        self._saves.adopt(folder, manifest, text)
+
+    def _contents(self) -> Contents:
+        return Contents(self._cache, self.token_ids, self._logits, self.checkpoints)
 
     @property
     def logits(self) -> Tensor | None:

@@ -38,6 +38,7 @@ class GgufSource:
         tied = "lm_head.weight" not in self._names
         self.config = ModelConfig.llama({**values, "tie_word_embeddings": tied}, str(path))
         self._path = path
+        self.files = [path]
         self.tensors: Mapping[str, TensorInfo] = {
             ours: TensorInfo(path.name, tensor.shape, tensor.ggml_type, tensor.readable)
             for ours, theirs in self._names.items()

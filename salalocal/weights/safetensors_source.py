@@ -40,6 +40,7 @@ class SafetensorsSource:
         self._paths: dict[str, Path] = {}
         for file in sorted(set(placed.values())) or [SINGLE_NAME]:
             self._add(folder / file, placed)
+        self.files = [folder / "config.json", *sorted(set(self._paths.values()))]
         for name, file in placed.items():
             if name not in self._paths:
                 raise BadCheckpoint(f"{folder / INDEX_NAME}: tensor {shorten(name)} is not in {file}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -32,6 +33,10 @@ class WeightSource(Protocol):
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every tensor there is."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """All files that make up the model, in an order that does not depend on where they lie."""
 
     def read(self, name: str) -> Tensor:
         """One tensor's values on the CPU, in a floating dtype; tensors of packed matrices as they are stored.

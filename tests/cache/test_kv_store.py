@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -105,16 +106,16 @@ def test_memory_that_ends_between_two_layers_harms_nothing(monkeypatch: pytest.M
     cache = KVCache(store())
     append(cache, 0, 6)
     other = cache.fork()
-    zeros, calls = torch.zeros, []
+    zeros, calls = np.zeros, []
 
-    def second_fails(*args: object, **kwargs: object) -> Tensor:
+    def second_fails(*args: object, **kwargs: object) -> object:
         calls.append(args)
         if len(calls) == 2:
             raise MemoryError
         return zeros(*args, **kwargs)  # type: ignore[no-any-return, call-overload]
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "zeros", second_fails)
+        patch.setattr(np, "zeros", second_fails)
         with pytest.raises(MemoryError):
             append(cache, 6, 99)
     assert len(calls) == 2
@@ -144,3 +145,18 @@ def test_fresh_pages_are_finite_before_they_are_written() -> None:
     cache = KVCache(store())
     append(cache, 0, 1)
     assert cache.context(0, 1).isfinite().all(), "the tail of a block is multiplied by weights of 0; 0 x NaN is NaN"
+
+
+def test_spans_of_tokens_are_views_where_pages_lie_in_a_row() -> None:
+    cache = KVCache(pages := store())
+    append(cache, 0, 30)
+    span = cache.span(1, 8, 27)
+    assert span.shape == (2, 2, 19, 3)
+    assert span.untyped_storage().data_ptr() == pages.storage[1].untyped_storage().data_ptr()
+    assert torch.equal(span, cache.context(1, 30).permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, 8:27])
+    assert all(span[head, kind].is_contiguous() for head in range(2) for kind in range(2))
+    fork = cache.fork()
+    append(fork, 30, 40)  # its last block has moved
+    scattered = fork.span(1, 8, 39)
+    assert torch.equal(scattered[:, :, :19], span)
+    assert all(scattered[head, kind].is_contiguous() for head in range(2) for kind in range(2))
