@@ -96,7 +96,7 @@ sparse_attention_decode = Op(
     _attention.sparse_attention_decode, gpu="sparse_attention_decode", lacks=_coverage.sparse_attention
 )
 token_mass = Op(_token_mass)
-dense_attention = Op(_attention.dense_attention)
+dense_attention = Op(_attention.dense_attention, gpu="dense_attention")
 # Sampling.
 random_uniform = Op(_random_uniform, gpu="random_uniform")
 # Weights.

@@ -45,11 +45,27 @@ def check_infinities_zeros_and_future_blocks() -> None:
 
 
 def check_long_rows() -> None:
-    for num_blocks in (5000, 40000):
+    for num_blocks in (4100, 5000, 9000, 40000):
         scores = random(1, 1, num_blocks, seed=3).abs().float()
         scores[..., 100:3000] = 2.0
         arguments = (num_blocks - 1, 1, 1, 32, 96)
         assert torch.equal(module.select_blocks(scores, *arguments), reference(scores, *arguments))
+
+
+def check_long_rows_of_several_queries() -> None:
+    for num_blocks in (4100, 9000):
+        scores = random(1, 2, num_blocks, seed=4).abs().float()
+        scores[:, 1, 3000:] = 2.0
+        arguments = (num_blocks - 2, 1, 1, 32, 96)
+        assert torch.equal(module.select_blocks(scores, *arguments), reference(scores, *arguments))
+
+
+def check_a_long_row_that_is_mostly_in_the_future() -> None:
+    for position in (50, 3000, 4095):
+        scores = random(2, 1, 9000, seed=6).abs().float()
+        scores[..., position + 1 :] = -torch.inf
+        expected = reference(scores[..., : position + 1], position, 1, 1, 32, 96)
+        assert torch.equal(module.select_blocks(scores, torch.tensor([position]), 1, 1, 32, 96), expected)
 
 
 def check_a_position_in_memory() -> None:
@@ -67,21 +83,28 @@ def test_in_the_interpreter() -> None:
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-@pytest.mark.parametrize("width", [512, 32768])
-def test_compiles(chip: int, width: int) -> None:
+@pytest.mark.parametrize(
+    ("width", "tail", "from_picks", "is_split"),
+    [(512, 0, False, False), (32768, 0, False, False), (16384, 4096, False, False), (2048, 0, False, True),
+     (1024, 0, True, False)],
+)  # fmt: skip
+def test_compiles(chip: int, width: int, tail: int, from_picks: bool, is_split: bool) -> None:
     constants = {"POSITION_IN_MEMORY": False, "BLOCK": 64, "INIT": 1, "LOCAL": 32, "K": 96, "K_PADDED": 128}
     types = {"scores_ptr": "*fp32", "picked_ptr": "*i32", "position": "i64"}
     # As launched on what block_scores returns: scores of a row adjacent.
-    constants |= {"WIDTH": width, "CHUNK": min(width, module._CHUNK), "stride_sn": 1}
+    constants |= {"WIDTH": width, "TAIL": tail, "CHUNK": min(width, module._CHUNK), "stride_sn": 1}
+    constants |= {"FROM_PICKS": from_picks, "IS_SPLIT": is_split}
+    types |= {"picks_ptr": "*i32"}
     assert compile_for(chip, module._select_blocks_kernel, constants, types, module.warps(width), 1) == 0
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("num_blocks", [1, 95, 1024, 16384, 32768])
+@pytest.mark.parametrize("num_blocks", [1, 95, 1024, 16384, 16600, 32768])
 @pytest.mark.parametrize("levels", [3, 1 << 20])
-def test_on_the_gpu(num_blocks: int, levels: int) -> None:
+@pytest.mark.parametrize("tokens", [1, 64])
+def test_on_the_gpu(num_blocks: int, levels: int, tokens: int) -> None:
     generator = torch.Generator("cuda").manual_seed(num_blocks)
-    scores = (torch.rand(2, 64, num_blocks, generator=generator, device="cuda") * levels).floor() / levels
+    scores = (torch.rand(2, tokens, num_blocks, generator=generator, device="cuda") * levels).floor() / levels
     arguments = (64 * (num_blocks - 1), 64, 1, 32, 96)
     assert torch.equal(module.select_blocks(scores, *arguments), reference(scores, *arguments))
 
@@ -104,6 +127,8 @@ if __name__ == "__main__":
         check_random_scores_with_ties,
         check_infinities_zeros_and_future_blocks,
         check_long_rows,
+        check_long_rows_of_several_queries,
+        check_a_long_row_that_is_mostly_in_the_future,
         check_a_position_in_memory,
         check_nothing_to_do,
     )
