@@ -118,9 +118,11 @@ class StepTimes:
 
 
 def time_released(
-    plan: Plan, on_ceilings: Callable[[Ceilings], None], on_model: Callable[[Network], None],
+    plan: Plan,
+    on_ceilings: Callable[[Ceilings], None],
+    on_model: Callable[[Network], None],
     on_row: Callable[[StepRow], None],
-) -> StepTimes:  # fmt: skip
+) -> StepTimes:
     """Times a model of the released sizes, in the default int4 recipe and bfloat16, on the current GPU.
 
     Args:
@@ -141,21 +143,29 @@ def time_released(
     on_ceilings(ceilings)
     network = make_network(config, torch.bfloat16, device)
     on_model(network)
-    rows: list[StepRow] = []
     with watch() as served:
-        for row in time_steps(network, plan, ceilings):
-            rows.append(row)
-            on_row(row)
+        rows = time_steps(network, plan, ceilings, on_row)
     peak = torch.cuda.max_memory_allocated()
     return StepTimes(ceilings, parameter_count(config), network.nbytes, peak, served.fallbacks, rows)
 
 
-def time_steps(network: Network, plan: Plan, ceilings: Ceilings | None) -> Iterator[StepRow]:
-    """The rows of `plan`, one by one, on whatever device `network` is.
+def time_steps(
+    network: Network, plan: Plan, ceilings: Ceilings | None, on_row: Callable[[StepRow], None]
+) -> list[StepRow]:
+    """The rows of `plan`, on whatever device `network` is; `on_row` is told each as it is there.
 
     Raises:
         EngineFailure: the model computed NaN or Inf.
     """
+    found: list[StepRow] = []
+    with torch.inference_mode():
+        for row in _rows(network, plan, ceilings):
+            found.append(row)
+            on_row(row)
+    return found
+
+
+def _rows(network: Network, plan: Plan, ceilings: Ceilings | None) -> Iterator[StepRow]:
     for history in plan.decode_lengths:
         yield from _decode_rows(network, history, plan, ceilings)
         _let_go(network.device)
@@ -167,21 +177,21 @@ def _decode_rows(network: Network, history: int, plan: Plan, ceilings: Ceilings 
     config, steps = network.config, _WARM_UP_STEPS + plan.steps
     moved = decode_bytes(config, network.dtype.itemsize, history)
     floor = None if ceilings is None else 1e3 * moved / ceilings.copy_bytes_per_second
-    with torch.inference_mode():
-        cache = make_history(config, history, history + steps, network.dtype, network.device)
-        start = cache.checkpoint(None)
-        replay = Replay.made(config, history, steps, REPLAYED_STEP_SHARE, network.device)
-        kinds: tuple[tuple[Selection, Network], ...] = (("own", network), ("replayed", replaying(network, replay)))
-        for selection, model in kinds:
-            cache.rewind(start)
-            milliseconds = _wall_of_step(model, cache, replay, steps)
-            cache.rewind(start)
-            replay.aim(history)
-            parts = _parts(model, cache, plan.with_parts)
-            device_ms = parts.pop(WHOLE)
-            yield StepRow(
-                "decode", history, 1, selection, milliseconds, plan.steps, device_ms, floor, "bytes", parts
-            )  # fmt: skip
+    cache = make_history(config, history, history + steps, network.dtype, network.device)
+    start = cache.checkpoint(None)
+    replay = Replay.made(config, history, steps, REPLAYED_STEP_SHARE, network.device)
+    for selection, model in _kinds(network, replay):
+        milliseconds = _wall_of_step(model, cache, replay, steps)
+        cache.rewind(start)
+        replay.aim(history)
+        parts = _parts(model, cache, plan.with_parts)
+        device_ms = parts.pop(WHOLE)
+        cache.rewind(start)
+        yield StepRow("decode", history, 1, selection, milliseconds, plan.steps, device_ms, floor, "bytes", parts)
+
+
+def _kinds(network: Network, replay: Replay) -> tuple[tuple[Selection, Network], ...]:
+    return ("own", network), ("replayed", replaying(network, replay))
 
 
 def _wall_of_step(network: Network, cache: SessionCache, replay: Replay, steps: int) -> float:
@@ -212,15 +222,11 @@ def _prefill_rows(network: Network, plan: Plan, ceilings: Ceilings | None) -> It
     config, history, tokens = network.config, plan.chunk_history, plan.chunk_tokens
     flop = prefill_flop(config, history, tokens)
     floor = None if ceilings is None else 1e3 * flop / ceilings.flop_per_second["bf16"]
-    with torch.inference_mode():
-        cache = make_history(config, history, history + tokens, network.dtype, network.device)
-        replay = Replay.made(config, history, tokens, REPLAYED_SHARE, network.device)
-        kinds: tuple[tuple[Selection, Network], ...] = (("own", network), ("replayed", replaying(network, replay)))
-        for selection, model in kinds:
-            milliseconds = _wall_of_chunk(model, cache, tokens, plan.chunks)
-            yield StepRow(
-                "prefill", history, tokens, selection, milliseconds, plan.chunks, None, floor, "bf16"
-            )  # fmt: skip
+    cache = make_history(config, history, history + tokens, network.dtype, network.device)
+    replay = Replay.made(config, history, tokens, REPLAYED_SHARE, network.device)
+    for selection, model in _kinds(network, replay):
+        milliseconds = _wall_of_chunk(model, cache, tokens, plan.chunks)
+        yield StepRow("prefill", history, tokens, selection, milliseconds, plan.chunks, None, floor, "bf16")
 
 
 def _wall_of_chunk(network: Network, cache: SessionCache, tokens: int, repeats: int) -> float:

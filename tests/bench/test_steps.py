@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from salalocal.engine.session import Session
 from salalocal.errors import InvalidRequest
 from salalocal.model.network import Network
 from salalocal.weights.layout import parameter_count, weight_bytes
+from salalocal_kernels import watch
 from salalocal_quant import Int4Weight, Int8Weight, PlanesWeight
 
 CPU = torch.device("cpu")
@@ -150,7 +152,9 @@ def test_every_row_is_timed(network: Network, monkeypatch: pytest.MonkeyPatch, i
         return session
 
     monkeypatch.setattr(steps, "_session", make_and_keep)
-    rows = list(time_steps(network, PLAN, Ceilings("a card", 1e12, 1e10, {"bf16": 1e14})))
+    told: list[StepRow] = []
+    rows = time_steps(network, PLAN, Ceilings("a card", 1e12, 1e10, {"bf16": 1e14}), told.append)
+    assert rows == told
     assert [(row.step, row.history, row.tokens, row.selection, row.repeats) for row in rows] == [
         ("decode", 256, 1, "own", 3),
         ("decode", 256, 1, "replayed", 3),
@@ -174,7 +178,7 @@ def test_every_row_is_timed(network: Network, monkeypatch: pytest.MonkeyPatch, i
 
 
 def test_the_parts_of_a_step(network: Network) -> None:
-    own, replayed, *_ = time_steps(network, Plan((256,), 1, TOKENS, HISTORY, 1, with_parts=True), None)
+    own, replayed, *_ = time_steps(network, Plan((256,), 1, TOKENS, HISTORY, 1, with_parts=True), None, lambda _: None)
     assert list(own.parts) == list(replayed.parts)
     assert list(own.parts) == [
         "position and angles", "embedding row", "2 sparse mixers", "2 lightning mixers", "4 feed-forwards",
@@ -182,6 +186,24 @@ def test_the_parts_of_a_step(network: Network) -> None:
     ]  # fmt: skip
     assert all(milliseconds > 0 for milliseconds in own.parts.values())
     assert own.floor_ms is own.of_ceiling is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_every_row_is_timed_on_a_gpu() -> None:
+    """As the released sizes are, in a second: packed in planes, recorded, every op by its kernel."""
+    made = make_network(small_config(), torch.bfloat16, torch.device("cuda"))
+    with watch() as served:
+        rows = time_steps(made, replace(PLAN, with_parts=True), None, lambda _: None)
+    assert served.fallbacks == {}
+    assert [(row.step, row.selection) for row in rows] == [
+        *[("decode", "own"), ("decode", "replayed")] * 2,
+        *[("prefill", "own"), ("prefill", "replayed")],
+    ]
+    for row in rows[:4]:
+        assert row.device_ms is not None
+        assert 0 < row.device_ms < row.milliseconds
+        assert len(row.parts) == 8
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
