@@ -1,6 +1,7 @@
-"""How long a call takes on the GPU, and what the GPU can do at most. Knows no kernels.
+"""How long a call takes, and what the GPU can do at most. Knows no kernels.
 
-Times are medians of device events. A call too short for them is timed in a CUDA graph of a whole round of calls.
+Times are medians, of device events on a GPU. A call too short for them is timed in a CUDA graph of a whole round of
+calls. What is not about a GPU alone names its device; on a processor everything is timed by the wall clock.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from time import perf_counter
 
 import torch
 
@@ -41,11 +43,40 @@ def milliseconds(call: Callable[[], object], turns: int = 1) -> float:
     torch.cuda.synchronize()
     if turns == 1:
         return _median(call)
+    return _median(_recorded(call, turns).replay) / turns
+
+
+def recorded_milliseconds(call: Callable[[], object], device: torch.device) -> float:
+    """The median time of a CUDA graph of one call; on a processor of the call."""
+    for _ in range(_WARM_UP_CALLS):
+        call()
+    settle(device)
+    if device.type == "cuda":
+        return _median(_recorded(call, 1).replay)
+    return median(wall_milliseconds(call, device) for _ in range(_REPEATS[0]))
+
+
+def wall_milliseconds(call: Callable[[], object], device: torch.device) -> float:
+    """The time of one call, from a device at rest until it rests again."""
+    settle(device)
+    begun = perf_counter()
+    call()
+    settle(device)
+    return 1e3 * (perf_counter() - begun)
+
+
+def settle(device: torch.device) -> None:
+    """Waits for what was asked of a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _recorded(call: Callable[[], object], turns: int) -> torch.cuda.CUDAGraph:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(turns):
             call()
-    return _median(graph.replay) / turns
+    return graph
 
 
 def _median(call: Callable[[], object]) -> float:

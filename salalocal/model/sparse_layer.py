@@ -102,9 +102,7 @@ class SparseLayer:
             fine, coarse = memory.compressed_keys(length)
             num_blocks = memory.num_blocks(length)
             scores = block_scores(rows, fine, coarse, first, scale, sparse.kernel_stride, sparse.block_size, num_blocks)
-            blocks = select_blocks(
-                scores, first, sparse.block_size, sparse.init_blocks, sparse.local_blocks, sparse.selected_blocks
-            )
+            blocks = self.select(scores, first)
             pages, table = memory.pages, memory.page_table
             if rows.shape[0] == 1:
                 out = sparse_attention_decode(rows[0], pages, table, blocks[:, 0], length, scale)[None]
@@ -115,6 +113,14 @@ class SparseLayer:
         if len(outs) == 1:
             return outs[0], selections[0]
         return torch.cat(outs), torch.cat(selections, dim=1)
+
+    def select(self, scores: Tensor, first_position: int | Tensor) -> Tensor:
+        """The blocks that queries from `first_position` on read: scores [Hkv, T, N] -> int32 [Hkv, T, K]."""
+        sparse = self.config.sparse
+        assert sparse is not None
+        return select_blocks(
+            scores, first_position, sparse.block_size, sparse.init_blocks, sparse.local_blocks, sparse.selected_blocks
+        )
 
     @property
     def matrices(self) -> tuple[Weight, ...]:
