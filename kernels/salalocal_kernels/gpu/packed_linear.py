@@ -183,8 +183,8 @@ def packed_silu_mul(x: Tensor, gate: Planes, up: Planes) -> Tensor:
     assert up.shape == gate.shape
     flat = _flat(x, columns)
     out = torch.empty(flat.shape[0], rows_total, dtype=x.dtype, device=x.device)
-    # A program takes as many rows of gate as of up; eight of each spill on sm_86.
-    rows = max(1, rows_per_program(rows_total, x.device) // 2)
+    # A program takes as many rows of gate as of up.
+    rows = rows_per_program(rows_total, x.device)
     if out.numel():
         _packed_silu_mul_kernel[(flat.shape[0], triton.cdiv(rows_total, rows))](
             flat, out,
