@@ -113,11 +113,13 @@ class KVCache:
         """Room for tokens [length, new_length). Storage first, table after: a failure leaves tokens as they were."""
         self.reserve(length, new_length)
         if self._table.lacking(length, new_length):
-            # Made anew below; should that fail, the next call sees that it is too short.
-            self._index = self._index[:0]
+            # Blocks before the one written to keep their pages. Should the rest fail, the next call sees that it lacks.
+            self._index = self._index[: length // self._store.block_size]
         self._table.extend(length, new_length, self._store.copy_page)
-        if len(self._index) != len(self._table.pages):
-            self._index = torch.tensor(self._table.pages, dtype=torch.int64, device=self._store.device)
+        known = len(self._index)
+        if known != len(self._table.pages):
+            more = torch.tensor(self._table.pages[known:], dtype=torch.int64, device=self._store.device)
+            self._index = torch.cat([self._index, more])
 
     def write(self, layer: int, position: int, keys: Tensor, values: Tensor) -> None:
         """Stores keys and values [T, Hkv, D] of tokens from `position` on."""
