@@ -15,6 +15,7 @@ import torch
 
 from salalocal.errors import SalaError
 from salalocal.training import curriculum, export
+from salalocal.training.compressed import BLOCK
 from salalocal.training.evaluation import score
 from salalocal.training.feed import Feed
 from salalocal.training.filler import Corpus
@@ -30,6 +31,8 @@ log = logging.getLogger("salalocal.training")
 SMOKE_STEPS = 8
 SHARD_BYTES = 16_000_000
 LOG_FILE = "training.log"
+LIBRARY_PICKS = 64
+"""As many blocks of it as the released configuration selects."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -52,6 +55,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=max(0, spare), help="processes that make batches, per GPU")
     parser.add_argument("--no-compile", action="store_true", help="plain PyTorch, slower")
     parser.add_argument("--sparse-method", choices=("flex", "mask"), default="flex")
+    parser.add_argument(
+        "--library-tokens", type=int, default=0, help="tokens of earlier batches that questions read too, per layer"
+    )
     parser.add_argument("--batch-divisor", type=int, default=1, help="smaller batches for a smaller GPU")
     parser.add_argument("--tiny", action="store_true", help="a network and curriculum for a CPU")
     parser.add_argument("--evaluation-sequences", type=int, default=16, help="0 measures nothing")
@@ -89,6 +95,8 @@ def _train(options: argparse.Namespace) -> int:
         log.info("%.2f M parameters on %s, %s", size / 1e6, network.device, network.execution)
         if options.init:
             export.load_weights(network, options.init)
+        if options.library_tokens:
+            network.open_libraries(options.library_tokens // BLOCK, LIBRARY_PICKS)
         if options.smoke:
             return _smoke(network, feed, stages, team)
         steps = options.steps or (1 if options.evaluate else None)

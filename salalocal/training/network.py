@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from salalocal.training import compressed, layers
 from salalocal.training.geometry import Geometry
+from salalocal.training.library import Asked, Library, replace_asked
 
 AttentionMode = Literal["dense", "sparse"]
 SparseMethod = Literal["flex", "mask"]
@@ -46,6 +47,8 @@ class Supervision:
     crowd: Tensor
     """[B, T] fp32: what is added to the attention logits of a key when a token after the documents attends to it:
     log of how many tokens of its kind it stands for."""
+    asked: Asked | None = None
+    """The tokens that read the network's libraries, where it has them."""
 
 
 class Weight(nn.Module):
@@ -121,11 +124,20 @@ class Network(nn.Module):
         self._picked_blocks = self._compiled(compressed.picked_blocks)
         self._compressed_loss = self._compiled(compressed.compressed_loss)
         self._flex = _flex_kernel(execution.compile) if execution.sparse_method == "flex" else None
+        self._libraries: dict[int, Library] = {}
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return _tensor(self.model.norm).device
+
+    def open_libraries(self, blocks: int, picks: int) -> None:
+        """From now on, every supervised sparse layer keeps so many blocks of earlier batches for questions to read."""
+        g, run = self.geometry, self.execution
+        self._libraries = {
+            layer: Library(blocks, picks, g.num_key_value_heads, g.sparse_head_dim, run.dtype, self.device)
+            for layer in g.sparse_layers[1:]
+        }
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         compiled: Callable[..., Any] = torch.compile(function, dynamic=False) if self.execution.compile else function
@@ -181,7 +193,7 @@ class Network(nn.Module):
             if number not in g.sparse_layers:
                 x = self._lightning(layer, x, batch, tables)
                 continue
-            x, loss, share = self._sparse(layer, x, batch, mode, supervision, number != g.sparse_layers[0])
+            x, loss, share = self._sparse(number, layer, x, batch, mode, supervision)
             if loss is not None and share is not None:
                 losses.append(loss)
                 shares.append(share)
@@ -206,7 +218,7 @@ class Network(nn.Module):
         return result
 
     def _sparse(
-        self, layer: Layer, x: Tensor, batch: int, mode: AttentionMode, supervision: Supervision | None, observed: bool
+        self, number: int, layer: Layer, x: Tensor, batch: int, mode: AttentionMode, supervision: Supervision | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         g, mixer = self.geometry, layer.self_attn
         q, k, v, gate = self._pieces["sparse_inputs"](
@@ -219,10 +231,14 @@ class Network(nn.Module):
             a.reshape(batch, -1, a.shape[-1] // g.sparse_head_dim, g.sparse_head_dim).transpose(1, 2) for a in (q, k, v)
         )
         loss = share = None
-        if supervision is not None and observed:
+        if supervision is not None and number != g.sparse_layers[0]:
             s = supervision
             loss, share = self._compressed_loss(q, k, s.queries, s.sources, s.document_end, s.log_dilution)
         mixed = self._dense_attention(q, k, v, supervision) if mode == "dense" else self._block_attention(q, k, v)
+        library = self._libraries.get(number)
+        if library is not None and supervision is not None and supervision.asked is not None:
+            mixed = replace_asked(mixed, library.attend(q, k, v, supervision.asked), supervision.asked)
+            library.add(k.detach(), v.detach(), supervision.document_end)
         x = self._pieces["sparse_outputs"](
             x, mixed.transpose(1, 2).reshape(x.shape[0], -1), gate, _tensor(mixer["o_proj"]), *self._feed_forward(layer)
         )

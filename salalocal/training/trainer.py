@@ -20,6 +20,7 @@ from torch import Tensor
 from salalocal.errors import EngineFailure
 from salalocal.training.curriculum import AUXILIARY_WEIGHT, TEXT_WEIGHT, Stage, log_dilution, stage_at
 from salalocal.training.feed import Batch, Feed
+from salalocal.training.library import Asked
 from salalocal.training.network import AttentionMode, Network, Supervision
 from salalocal.training.optimizer import WARM_UP_STEPS, Optimizer, rate_factor
 from salalocal.training.samples import ANSWER, TEXT
@@ -28,6 +29,10 @@ from salalocal.training.team import Team
 log = logging.getLogger(__name__)
 
 STATE_FILE = "state.pt"
+LIBRARY_QUERIES = 512
+"""Tokens of a batch that read the library, at most."""
+LIBRARY_SPARED_SHARE = 0.2
+"""Of the sequences so many are read alone, as short texts are."""
 WARMING_STEPS = 3
 """First steps of a stage in a process compile kernels; they do not count towards the run's minutes."""
 
@@ -120,6 +125,7 @@ class Trainer:
             torch.tensor(dilution, device=self._device),
             self._tensor(batch.far).float()
             * torch.from_numpy(batch.crowding * stage.log_crowding)[:, None].to(self._device, non_blocking=True),
+            self._asked(batch),
         )
         mode: AttentionMode = "sparse" if stage.mode == "sparse" else "dense"
         entropy, hits, auxiliary, found = self.network(ids[:, :-1], ids[:, 1:], mode, supervision)
@@ -135,6 +141,12 @@ class Trainer:
             "auxiliary": auxiliary.detach(),
             "found": found.detach(),
         }
+
+    def _asked(self, batch: Batch) -> Asked:
+        """The tokens before the first answers of every sequence, and whether they read the library."""
+        count = min(batch.questions.shape[1], max(1, LIBRARY_QUERIES // len(batch.questions)))
+        is_open = self._tensor(batch.crowding >= LIBRARY_SPARED_SHARE).bool()
+        return Asked(self._tensor(batch.questions[:, :count, 0]), is_open)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array.astype(np.int64)).to(self._device, non_blocking=True)
