@@ -75,7 +75,7 @@ def test_a_kernel_is_chosen_by_device_dtype_and_size() -> None:
     state = torch.zeros(2, 24, 24)
     odd = torch.zeros(5, 2, 24)
     assert served_by(salalocal_kernels.lightning_prefill, odd, odd, odd, odd, 1.0, state).endswith("ref.lightning")
-    assert served_by(salalocal_kernels.dense_attention, odd, odd, 0, 1.0).endswith("ref.attention")
+    assert served_by(salalocal_kernels.token_mass, odd[0], odd, odd, odd, 0, 1.0).endswith("ref.token_mass")
 
 
 @needs_triton
