@@ -7,23 +7,19 @@ is not.
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
+from compiled import SHARED_BYTES, compile_kernel
 
 CHIPS = (80, 86, 89, 90, 120)
 # Every chip at the released model's shapes; at the embedded model's one of each table entry.
 MODELS = {"released": (16, 128), "embedded": (8, 64)}
 """Name -> query heads per kv head, channels of a head."""
 CASES = [*(("released", chip) for chip in CHIPS), ("embedded", 86), ("embedded", 90)]
-# Most bytes of shared memory of one program.
-SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
 
 
 def run_interpreted(file: str) -> None:
@@ -66,35 +62,12 @@ def compile_for(
         warps, stages: as launched.
 
     Returns:
-        Bytes of registers spilled, from ptxas.
+        Bytes of registers spilled.
     """
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    signature, attributes = {}, {}
-    for index, name in enumerate(kernel.arg_names):
-        signature[name] = "constexpr" if name in constants else types.get(name, "i32")
-        if name not in constants and (name.endswith("_ptr") or name.startswith("stride")):
-            attributes[(index,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, constexprs=dict(constants), attrs=attributes)
+    names = [name for name in kernel.arg_names if name not in constants]
+    aligned = {name for name in names if name.endswith("_ptr") or name.startswith("stride")}
     options = {"num_warps": warps, "num_stages": stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", chip, 32), options=options)
-    name = kernel.__name__
-    assert compiled.metadata.shared <= SHARED_BYTES[chip], f"{name} on {chip}: {compiled.metadata.shared} bytes"
-    return _spilled_bytes(compiled.asm["ptx"], chip)
-
-
-def _spilled_bytes(ptx: str, chip: int) -> int:
-    from triton import knobs
-
-    assembler = (knobs.nvidia.ptxas_blackwell if chip >= 100 else knobs.nvidia.ptxas).path
-    suffix = "a" if chip >= 90 else ""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.ptx")
-        path.write_text(ptx)
-        command = [assembler, "-v", f"--gpu-name=sm_{chip}{suffix}", str(path), "-o", str(Path(folder, "kernel.cubin"))]
-        log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    found = re.search(r"(\d+) bytes spill stores", log)
-    assert found is not None, log
-    return int(found[1])
+    found = compile_kernel(kernel, chip, {name: types.get(name, "i32") for name in names}, constants, aligned, options)
+    shared = found.shared_bytes
+    assert shared <= SHARED_BYTES[chip], f"{kernel.__name__} on {chip}: {shared} bytes"
+    return found.spilled_bytes

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import json
 import os
 import re
@@ -23,11 +22,10 @@ from unittest import mock
 
 import pytest
 import torch
+from compiled import SHARED_BYTES, Compiled, compile_kernel
 from torch import Tensor
 
 CAPABILITIES = ((8, 0), (8, 6), (8, 9), (9, 0), (12, 0))
-SHARED_BYTES = {(8, 0): 163 << 10, (9, 0): 227 << 10}
-CONSUMER_SHARED_BYTES = 99 << 10
 MULTIPROCESSORS = {(8, 0): 108, (8, 6): 82, (8, 9): 128, (9, 0): 132, (12, 0): 170}
 
 # bfloat16 at the released sizes is compiled for every card; the rest for one that ships with much shared memory and one
@@ -146,67 +144,38 @@ def launches(module: ModuleType, capability: tuple[int, int], launch: Callable[[
     return found
 
 
-def compile_launch(launch: Launch, capability: tuple[int, int], folder: Path) -> dict[str, int]:
-    """Compiles as the launch would be; says how many bytes of shared memory and registers it takes and spills."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+def compile_launch(launch: Launch, capability: tuple[int, int]) -> Compiled:
+    """Compiles as the launch would be."""
+    types: dict[str, str] = {}
+    constants: dict[str, object] = {}
+    aligned: set[str] = set()
     names = launch.kernel.arg_names
-    signature: dict[str, str] = {}
-    constants: dict[Any, Any] = {}
-    aligned = {}
     for index, (name, value) in enumerate(zip(names, launch.arguments, strict=False)):
         generic = launch.kernel.params[index].do_not_specialize
         if isinstance(value, torch.Tensor):
-            signature[name] = _TYPES[value.dtype]
-            aligned[(index,)] = [["tt.divisibility", 16]]
+            types[name] = _TYPES[value.dtype]
+            aligned.add(name)
         elif isinstance(value, float):
-            signature[name] = "fp32"
+            types[name] = "fp32"
         elif value is None or (value == 1 and not generic):
-            signature[name] = "constexpr"
-            constants[(index,)] = value
+            constants[name] = value
         else:
-            signature[name] = "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
+            types[name] = "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
             if value % 16 == 0 and not generic:
-                aligned[(index,)] = [["tt.divisibility", 16]]
-    options = dict(launch.named)
-    for index, name in enumerate(names):
-        if name in options:
-            signature[name] = "constexpr"
-            constants[(index,)] = options.pop(name)
-    source = ASTSource(launch.kernel, signature, constants, aligned)
-    log = io.StringIO()
-    with triton.knobs.nvidia.scope(), triton.knobs.cache.scope(), contextlib.redirect_stdout(log):
-        triton.knobs.nvidia.dump_ptxas_log = True
-        triton.knobs.cache.dir = str(folder)
-        result = triton.compile(
-            source, target=GPUTarget("cuda", 10 * capability[0] + capability[1], 32), options=options
-        )
-    text = log.getvalue()
-
-    def number(pattern: str) -> int:
-        found = re.search(pattern, text)
-        assert found, f"ptxas did not say: {text}"
-        return int(found[1])
-
-    return {
-        "shared": result.metadata.shared,
-        "registers": number(r"Used (\d+) registers"),
-        "spilled": number(r"(\d+) bytes spill stores"),
-    }
+                aligned.add(name)
+    constants |= {name: value for name, value in launch.named.items() if name in names}
+    options = {name: value for name, value in launch.named.items() if name not in names}
+    return compile_kernel(launch.kernel, 10 * capability[0] + capability[1], types, constants, aligned, options)
 
 
-def assert_fits(
-    module: ModuleType, capability: tuple[int, int], launch: Callable[[], object], folder: Path
-) -> list[dict[str, int]]:
+def assert_fits(module: ModuleType, capability: tuple[int, int], launch: Callable[[], object]) -> list[Compiled]:
     """Every launch compiles, within the card's shared memory and without spilled registers."""
     found = launches(module, capability, launch)
     assert found, "nothing was launched"
-    reports = [compile_launch(each, capability, folder) for each in found]
+    reports = [compile_launch(each, capability) for each in found]
     for report in reports:
-        assert report["shared"] <= SHARED_BYTES.get(capability, CONSUMER_SHARED_BYTES), report
-        assert report["spilled"] == 0, report
+        assert report.shared_bytes <= SHARED_BYTES[10 * capability[0] + capability[1]], report
+        assert report.spilled_bytes == 0, report
     return reports
 
 

@@ -145,7 +145,6 @@ def test_what_a_chunk_launches(is_sparse: bool, monkeypatch: pytest.MonkeyPatch)
     ]  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("capability", SHARED_BYTES)
 @pytest.mark.parametrize("length", [3000, LENGTH, 1_000_000])
 def test_every_launch_of_a_step_compiles(capability: int, length: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from numbers_of import random, strided
@@ -75,13 +73,13 @@ def test_reference_is_norm_then_gate() -> None:
 
 
 @compiled
-def test_compiles(capability: tuple[int, int], dtype: torch.dtype, size: str, tmp_path: Path) -> None:
+def test_compiles(capability: tuple[int, int], dtype: torch.dtype, size: str) -> None:
     from salalocal_kernels.gpu import norm_gate as module
 
     channels = 4096 if size == "released" else 512
     empty = lambda *shape: torch.empty(shape, dtype=dtype, device="meta")  # noqa: E731
     arguments = (empty(8192, channels), empty(channels), empty(8192, channels), EPS)
-    assert_fits(module, capability, lambda: module.norm_gate(*arguments), tmp_path)
+    assert_fits(module, capability, lambda: module.norm_gate(*arguments))
 
 
 @pytest.mark.gpu

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from numbers_of import random, strided
@@ -79,7 +77,7 @@ def test_reference_is_norm_then_rope() -> None:
 
 
 @compiled
-def test_compiles(capability: tuple[int, int], dtype: torch.dtype, size: str, tmp_path: Path) -> None:
+def test_compiles(capability: tuple[int, int], dtype: torch.dtype, size: str) -> None:
     from salalocal_kernels.gpu import qk_norm_rope as module
 
     heads, kv_heads, dim = SIZES[size]
@@ -88,7 +86,7 @@ def test_compiles(capability: tuple[int, int], dtype: torch.dtype, size: str, tm
         empty(8192, heads, dim), empty(8192, kv_heads, dim), empty(dim), empty(dim), EPS,
         empty(8192, dim, dtype=torch.float32),
     )  # fmt: skip
-    assert_fits(module, capability, lambda: module.qk_norm_rope(*arguments), tmp_path)
+    assert_fits(module, capability, lambda: module.qk_norm_rope(*arguments))
 
 
 @pytest.mark.gpu

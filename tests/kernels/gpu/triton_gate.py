@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -19,8 +16,10 @@ import torch
 
 pytest.importorskip("triton")
 
-# Compute capability -> the shared memory a block may have, in bytes.
-SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
+from compiled import SHARED_BYTES, Compiled, compile_kernel
+
+__all__ = ["SHARED_BYTES", "Launch", "assert_fits", "compiled", "launches", "main", "poisoned", "run_interpreted"]
+
 _TYPES = {
     torch.int32: "i32", torch.int64: "i64", torch.uint8: "u8", torch.int8: "i8", torch.bfloat16: "bf16",
     torch.float16: "fp16", torch.float32: "fp32", torch.float64: "fp64", torch.float8_e4m3fn: "fp8e4nv",
@@ -88,42 +87,26 @@ def launches(call: Callable[[], Any]) -> list[Launch]:
     return seen
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """What a kernel takes of a card, and its PTX."""
-
-    shared_bytes: int
-    registers: int
-    spilled_bytes: int
-    ptx: str
-
-
 def compiled(launch: Launch, capability: int) -> Compiled:
     """Compiles as the launch would on a card of this capability, pointers divisible by 16 as PyTorch hands them out."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    signature, constants, attributes = {}, {}, {}
-    for index, parameter in enumerate(launch.kernel.params):
-        value = launch.arguments[parameter.name]
+    types: dict[str, str] = {}
+    constants: dict[str, object] = {}
+    aligned: set[str] = set()
+    for parameter in launch.kernel.params:
+        name, value = parameter.name, launch.arguments[parameter.name]
         is_generic = parameter.do_not_specialize
         if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1 and not is_generic):
-            signature[parameter.name] = "constexpr"
-            constants[(index,)] = value
+            constants[name] = value
         elif isinstance(value, torch.Tensor):
-            signature[parameter.name] = "*" + _TYPES[value.dtype]
-            attributes[(index,)] = [["tt.divisibility", 16]]
+            types[name] = "*" + _TYPES[value.dtype]
+            aligned.add(name)
         elif isinstance(value, int):
-            signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            types[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
             if value % 16 == 0 and not is_generic:
-                attributes[(index,)] = [["tt.divisibility", 16]]
+                aligned.add(name)
         else:
-            signature[parameter.name] = "fp32"
-    source = ASTSource(launch.kernel, signature, constants, attributes)
-    result = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
-    registers, spilled = _usage(result.asm["cubin"])
-    return Compiled(result.metadata.shared, registers, spilled, result.asm["ptx"])
+            types[name] = "fp32"
+    return compile_kernel(launch.kernel, capability, types, constants, aligned, launch.options)
 
 
 def assert_fits(launch: Launch, capability: int) -> Compiled:
@@ -133,17 +116,3 @@ def assert_fits(launch: Launch, capability: int) -> Compiled:
     assert found.shared_bytes <= SHARED_BYTES[capability], f"{name}: {found.shared_bytes} bytes of shared memory"
     assert found.spilled_bytes == 0, f"{name}: {found.spilled_bytes} bytes spilled, {found.registers} registers"
     return found
-
-
-def _usage(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of stack of a compiled kernel; Triton's own count of spills needs the card."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
-    assert found is not None, text
-    return int(found[1]), int(found[2])
