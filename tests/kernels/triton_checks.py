@@ -134,7 +134,7 @@ def launches(module: ModuleType, capability: tuple[int, int], launch: Callable[[
     from salalocal_kernels.gpu import target
 
     found: list[Launch] = []
-    about = (capability, MULTIPROCESSORS[capability])
+    about = (10 * capability[0] + capability[1], MULTIPROCESSORS[capability])
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(target, "_ELSEWHERE", about))
         for name, value in list(vars(module).items()):

@@ -20,8 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from salalocal_kernels.gpu._chip import INTERPRETED, capability, multiprocessors
 from salalocal_kernels.gpu.narrow import LEAST_CHANNELS, widened
+from salalocal_kernels.gpu.target import INTERPRETED, capability, multiprocessors
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from salalocal_kernels.gpu.target import describe
+from salalocal_kernels.gpu.target import capability
 
 
 @triton.jit
@@ -30,5 +30,5 @@ def wait(IS_EARLY: tl.constexpr):
 
 def overlapped(device: torch.device) -> dict[str, bool]:
     """Options of such a launch; IS_EARLY is for the kernel, which has to call both functions above."""
-    is_early = describe(device)[0] >= (9, 0)
+    is_early = capability(device) >= 90
     return {"IS_EARLY": True, "launch_pdl": True} if is_early else {"IS_EARLY": False}

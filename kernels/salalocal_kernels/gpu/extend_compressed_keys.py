@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from salalocal_kernels.gpu._chip import INTERPRETED
+from salalocal_kernels.gpu.target import INTERPRETED
 
 # Tokens of a window that are added at once.
 _ROWS = 32

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from salalocal_kernels.gpu.narrow import LEAST_CHANNELS, widened
-from salalocal_kernels.gpu.target import describe
+from salalocal_kernels.gpu.target import capability, multiprocessors
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,9 @@ def lightning_prefill(
     last = torch.empty_like(state)
     config = _config(q)
     slices = triton.cdiv(value_dim, config.slice)
-    segments, segment_tokens = _segments(tokens, heads * slices, config.residents * describe(q.device)[1], config.tile)
+    segments, segment_tokens = _segments(
+        tokens, heads * slices, config.residents * multiprocessors(q.device), config.tile
+    )
     added = torch.empty(segments - 1, *state.shape, dtype=state.dtype, device=state.device) if segments > 1 else last
     for writes_output in (False, True) if segments > 1 else (True,):
         _lightning_prefill_kernel[(slices, heads, segments if writes_output else segments - 1)](
@@ -188,7 +190,7 @@ def lightning_prefill(
 
 
 def _config(q: Tensor) -> _Config:
-    configs = _HOPPER if describe(q.device)[0] == (9, 0) else _OTHERS
+    configs = _HOPPER if capability(q.device) == 90 else _OTHERS
     return configs[q.element_size()]
 
 

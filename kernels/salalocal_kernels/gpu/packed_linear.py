@@ -10,7 +10,6 @@ flight. Splitting K over programs would only help matrices of fewer than some 20
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 import triton
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from salalocal_kernels.gpu.early import let_next_begin, overlapped
 from salalocal_kernels.gpu.packed_dot import ONE_HIGH, ONE_LOW, dot_rows
+from salalocal_kernels.gpu.target import multiprocessors
 from salalocal_kernels.ref.planes import Planes
 
 # Rows of a program, by the programs per multiprocessor that they leave; more rows share the work on x.
@@ -200,7 +200,7 @@ def packed_silu_mul(x: Tensor, gate: Planes, up: Planes) -> Tensor:
 
 def rows_per_program(rows: int, device: torch.device) -> int:
     """The most rows a program can take while every multiprocessor has programs enough to hide its loads."""
-    wanted = _PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(device)
+    wanted = _PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(device)
     return next((count for count in _ROWS if rows >= count * wanted), 1)
 
 
@@ -212,11 +212,6 @@ def quads(columns: int, bits: int) -> int:
 def warps(columns: int, bits: int) -> int:
     """Warps of a program; a short row has not work for all."""
     return max(1, quads(columns, bits) // 32)
-
-
-@cache
-def _multiprocessors(device: torch.device) -> int:
-    return int(torch.cuda.get_device_properties(device).multi_processor_count) if device.type == "cuda" else 1
 
 
 def _flat(x: Tensor, columns: int) -> Tensor:

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from salalocal_kernels.gpu._chip import INTERPRETED
+from salalocal_kernels.gpu.target import INTERPRETED
 
 # Scores per thread where a row is long; 32 warps hold a row of 32,768 so.
 _PER_THREAD = 32

@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from salalocal_kernels.gpu._chip import INTERPRETED
 from salalocal_kernels.gpu.early import let_next_begin, overlapped, wait
 from salalocal_kernels.gpu.narrow import LEAST_CHANNELS, widened
+from salalocal_kernels.gpu.target import INTERPRETED
 
 # tl.dot wants at least so many rows.
 _MIN_ROWS = 16

@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from salalocal_kernels.gpu._chip import INTERPRETED, capability
 from salalocal_kernels.gpu.narrow import LEAST_CHANNELS, widened
+from salalocal_kernels.gpu.target import INTERPRETED, capability
 from salalocal_kernels.gpu.union_blocks import union_blocks
 
 # tl.dot wants at least so many rows; a smaller group is padded with rows that are not stored.

@@ -1,24 +1,31 @@
-"""What the launchers need to know of the device they launch on. Reads no tensor, so it never waits for the GPU."""
+"""What launchers know of the card they launch on. Asks the driver once per device and never waits for the GPU."""
 
 from __future__ import annotations
 
 import functools
 
 import torch
+import triton
 
-# For a tensor that is on no GPU: Triton's interpreter runs kernels on the processor, and one tile size is as good as
-# another there.
-_ELSEWHERE = ((8, 6), 1)
+# Triton's interpreter runs a kernel as Python, where a loop cannot run to a number read from memory; launchers then
+# pass the largest number of steps instead.
+INTERPRETED: bool = triton.knobs.runtime.interpret
 
-
-@functools.lru_cache
-def _cuda(index: int) -> tuple[tuple[int, int], int]:
-    properties = torch.cuda.get_device_properties(index)
-    return (properties.major, properties.minor), properties.multi_processor_count
+# Capability and multiprocessors for a tensor that is on no GPU: in the interpreter one tile is as good as another.
+_ELSEWHERE = (80, 1)
 
 
-def describe(device: torch.device) -> tuple[tuple[int, int], int]:
-    """Compute capability and number of multiprocessors of a device."""
-    if device.type != "cuda":
-        return _ELSEWHERE
-    return _cuda(torch.cuda.current_device() if device.index is None else device.index)
+@functools.cache
+def _cuda(device: torch.device) -> tuple[int, int]:
+    properties = torch.cuda.get_device_properties(device)
+    return 10 * properties.major + properties.minor, properties.multi_processor_count
+
+
+def capability(device: torch.device) -> int:
+    """Compute capability as one number, 90 for an H100."""
+    return _cuda(device)[0] if device.type == "cuda" else _ELSEWHERE[0]
+
+
+def multiprocessors(device: torch.device) -> int:
+    """How many programs run side by side at least."""
+    return _cuda(device)[1] if device.type == "cuda" else _ELSEWHERE[1]

@@ -78,7 +78,7 @@ def check_matrices_of_different_formats_in_one_launch() -> None:
     ):
         matrices = [packed(rows, 256, form, seed=rows) for rows, form in zip((9, 1, 8, 5), forms, strict=False)]
         for x in (numbers(256), numbers(2, 1, 512)[..., ::2], numbers(0, 256)):
-            with mock.patch.object(gpu, "_multiprocessors", return_value=3):
+            with mock.patch.object(gpu, "multiprocessors", return_value=3):
                 found = gpu.packed_linear(x, matrices)
             exact = ref.packed_linear(x.double(), matrices)
             assert [part.shape for part in found] == [part.shape for part in exact]
@@ -136,7 +136,7 @@ def models() -> dict[str, tuple[int, Sequence[Planes]]]:
 @pytest.mark.parametrize("name", models())
 def test_compiles_for_every_card(name: str) -> None:
     columns, matrices = models()[name]
-    with mock.patch.object(gpu, "_multiprocessors", return_value=132):
+    with mock.patch.object(gpu, "multiprocessors", return_value=132):
         x = torch.empty(1, columns, dtype=torch.bfloat16, device="meta")
         (launch,) = launches(lambda: gpu.packed_linear(x, matrices))
     for capability in SHARED_BYTES if name in ("lightning", "down") else (86, 90):
@@ -149,7 +149,7 @@ def test_compiles_for_every_card(name: str) -> None:
 
 
 def test_float32_and_the_feed_forward_compile() -> None:
-    with mock.patch.object(gpu, "_multiprocessors", return_value=132):
+    with mock.patch.object(gpu, "multiprocessors", return_value=132):
         x = torch.empty(1, 4096, dtype=torch.bfloat16, device="meta")
         gate = packed(16384, 4096, "int4-128", "meta")
         (feed_forward,) = launches(lambda: gpu.packed_silu_mul(x, gate, gate))
