@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 HERE = Path(__file__).parent
 SCRIPTED = [sys.executable, str(HERE / "serve_fake.py")]
@@ -31,6 +31,7 @@ CHROMIUM_ARGUMENTS = (
     "--disable-sync",
 )
 START_SECONDS = 120
+SETTLING_MS = 2000
 
 
 @dataclass(frozen=True)
@@ -88,3 +89,11 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=chromium_path(), args=list(CHROMIUM_ARGUMENTS))
         yield browser
         browser.close()
+
+
+def open_page(page: Page, url: str) -> None:
+    """Opens the window and gives its first event time to get through: what is asked in the very moment in which that
+    one's stream closes, faster than any person, Gradio's client may never show."""
+    page.goto(url)
+    page.get_by_label("Your question").wait_for()
+    page.wait_for_timeout(SETTLING_MS)

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from browser import REAL, SCRIPTED, Window, chromium, chromium_path, running
+from browser import REAL, SCRIPTED, Window, chromium, chromium_path, open_page, running
 
 needs_browser = pytest.mark.skipif(
     chromium_path() is None or importlib.util.find_spec("playwright") is None,
@@ -48,7 +48,7 @@ def test_a_person_adds_a_document_watches_it_read_asks_and_reads_the_answer(wind
         page.on("request", lambda request: elsewhere.append(request.url))
         broken: list[str] = []
         page.on("pageerror", lambda error: broken.append(str(error)))
-        page.goto(window.url)
+        open_page(page, window.url)
 
         # add
         page.locator("#sl-drop input[type=file]").set_input_files(BOOK)
@@ -95,7 +95,7 @@ def test_cancel_keeps_what_was_read_and_read_goes_on(scripted, tmp_path):
     book.write_text(" ".join(f"word{n}" for n in range(2000)))
     with chromium() as browser:
         page = browser.new_page()
-        page.goto(scripted.url)
+        open_page(page, scripted.url)
         page.get_by_label("Folder or file on this computer").fill(str(book))
         page.get_by_role("button", name="Add", exact=True).click()
         page.get_by_role("button", name="Read 2,000 tokens").click()
@@ -115,7 +115,7 @@ def test_a_refusal_is_one_sentence_on_the_page_and_taking_away_mends_it(scripted
     big.write_text(" ".join(f"w{n}" for n in range(9000)))
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 844})
-        page.goto(scripted.url)
+        open_page(page, scripted.url)
         folder = page.get_by_label("Folder or file on this computer")
         folder.fill(str(tmp_path / "nowhere"))
         folder.press("Enter")
@@ -154,7 +154,7 @@ def test_ctrl_c_ends_cleanly_while_the_page_is_open_and_watching(tmp_path):
     temporary.mkdir()
     with running([*SCRIPTED, "--slow", str(book)], temporary) as window, chromium() as browser:
         page = browser.new_page()
-        page.goto(window.url)
+        open_page(page, window.url)
         page.get_by_role("button", name="Read 8,000 tokens").click()
         page.locator(".sl-bar:not([aria-valuenow='0'])").wait_for()
         assert window.end() == 130
@@ -167,7 +167,7 @@ def test_ctrl_c_ends_cleanly_while_the_page_is_open_and_watching(tmp_path):
 def test_on_a_phone_stop_is_in_view_wherever_the_page_stands(scripted):
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 844})
-        page.goto(scripted.url)
+        open_page(page, scripted.url)
         page.get_by_label("Your question").fill("When?\n" * 3)
         page.get_by_role("button", name="Ask", exact=True).click()
         page.get_by_role("button", name="Stop").wait_for()
@@ -186,7 +186,7 @@ def test_what_was_read_opens_by_keyboard_and_stays_open(tmp_path, scheme):
     with running([*SCRIPTED, "--short"], temporary) as window, chromium() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
         page.set_default_timeout(120_000)
-        page.goto(window.url)
+        open_page(page, window.url)
         page.get_by_label("Your question").fill("When did the last keeper leave?")
         page.get_by_label("Your question").press("Enter")
         page.locator(".sl-usage").wait_for()
