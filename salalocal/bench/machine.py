@@ -36,6 +36,7 @@ _DENSE_TOKENS = 32768
 _LAID_FROM_CHUNKS = 2
 _REPEATS = {"cpu": 2, "cuda": 5}
 _STEPS = {"cpu": 16, "cuda": 128}
+_FIRST_STEPS = 4
 _SEED = 5
 _ENOUGH_SECONDS = 0.3
 
@@ -60,7 +61,7 @@ def measure_machine(device: str = "auto", on_part: Callable[[str], None] | None 
     """
     say = on_part or (lambda _: None)
     where = resolve_device(device)
-    load_meter = _OthersMeter()
+    load_meter = OthersMeter()
     say("reading and answering")
     engine = load(EMBEDDED_MODEL, device=where.type)
     timed = _time_engine(engine)
@@ -162,9 +163,9 @@ def _chunk_seconds(engine: Engine, cache: SessionCache, ids: Tensor, *, is_spars
 
 def _step_seconds(engine: Engine, cache: SessionCache) -> float:
     """The median of steps as an answer takes them; the first ones record the graph."""
-    steps = _STEPS[engine.device.type]
-    session = Session(engine.network, cache, engine.default_chunk, cache.length + 2 * steps, False)
-    times = sorted(_seconds(lambda: session.step(1), engine.device, steps + 4))
+    steps = _STEPS[engine.device.type] + _FIRST_STEPS
+    session = Session(engine.network, cache, engine.default_chunk, cache.length + steps, False)
+    times = sorted(_seconds(lambda: session.step(1), engine.device, steps))
     return times[len(times) // 2]
 
 
@@ -228,7 +229,7 @@ def _quickest(call: Callable[[], object]) -> float:
     return best
 
 
-class _OthersMeter:
+class OthersMeter:
     """How much of all processor time others take from here on."""
 
     def __init__(self) -> None:
