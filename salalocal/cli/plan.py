@@ -184,7 +184,7 @@ def _print(model: str, config: ModelConfig, planned: Plan, where: Where) -> None
     for setting in planned.nearest:
         out(f"  {_option(setting)}")
     if planned.fits and asked.times is not None:
-        out(_expectation(asked))
+        out(f"The answer begins {_expectation(asked)}.")
     elif not planned.fits and not planned.nearest:
         out("No setting of this model fits.")
     for note in _notes(config, planned, where):
@@ -204,13 +204,14 @@ def _verdict(planned: Plan, where: Where) -> str:
 def _option(setting: Setting) -> str:
     packing = f"packed ('salalocal quantize --format {setting.packing}'), " if setting.packing else ""
     text = f"{packing}{setting.tokens:,} tokens in {human_size(setting.total_bytes)}"
-    return text if setting.times is None else f"{text}: {_expectation(setting)}"
+    return text if setting.times is None else f"{text}; the answer begins {_expectation(setting)}"
 
 
 def _expectation(setting: Setting) -> str:
     assert setting.times is not None
     seconds, rate = setting.times.first_token_seconds, setting.times.tokens_per_second
-    return f"The answer begins after about {human_seconds(seconds)}, at about {rate:.2g} tokens/s."
+    shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}" if rate >= 1 else f"{rate:.2f}"
+    return f"after about {human_seconds(seconds)} and comes at about {shown} tokens/s"
 
 
 def _notes(config: ModelConfig, planned: Plan, where: Where) -> list[str]:
@@ -218,6 +219,8 @@ def _notes(config: ModelConfig, planned: Plan, where: Where) -> list[str]:
     trained = config.max_position_embeddings
     if planned.fits and planned.asked.tokens > trained:
         notes.append(f"the model was made for {trained:,} tokens; beyond them its answers may be less sure")
+    if planned.choice.unpacks:
+        notes.append("the packed weights are unpacked when they are read, which a processor answers faster with")
     if where.total_bytes is not None:
         notes.append(f"of a GPU's {human_size(where.total_bytes)}, CUDA takes half a GiB and a twentieth is left free")
     if where.place.on_gpu and planned.obstacle == "memory":
