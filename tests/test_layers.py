@@ -30,7 +30,7 @@ MAY_NOT_IMPORT = {
     "cache": (*DOORS, "engine", "model"),
     "weights": (*DOORS, "engine"),
     **dict.fromkeys(
-        ("config", "errors", "documents", "evidence", "hub", "planner", "tokenizer"),
+        ("config", "errors", "documents", "evidence", "forecast", "hub", "machine", "planner", "times", "tokenizer"),
         (*DOORS, "engine", "model", "cache"),
     ),
 }
@@ -42,7 +42,10 @@ NO_TORCH = (
     "salalocal.evidence",
     "salalocal.documents",
     "salalocal.hub",
+    "salalocal.forecast",
+    "salalocal.machine",
     "salalocal.planner",
+    "salalocal.times",
     "salalocal.tokenizer",
     "salalocal.cache.manifest",
     "salalocal.cache.page_table",

@@ -3,7 +3,7 @@
     app.py        the verbs put together; errors as one line, exit codes
     opening.py    which model, which documents: what `chat` and `ask` share before the first token
     turn.py       one answer: its events, the places of its quotes, its figures
-    ask.py chat.py doc.py models.py quantize.py doctor.py verify.py evaluate.py window.py    the verbs
+    ask.py chat.py doc.py models.py plan.py quantize.py doctor.py verify.py evaluate.py window.py    the verbs
     terminal.py interrupt.py options.py    what is drawn, Ctrl-C, options that verbs share
     docs.py       writes docs/cli.md from the verbs' own --help
 

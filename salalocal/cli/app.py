@@ -23,7 +23,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import salalocal
-from salalocal.cli import ask, bench, chat, doc, doctor, evaluate, models, quantize, verify, window
+from salalocal.cli import ask, bench, chat, doc, doctor, evaluate, models, plan, quantize, verify, window
 from salalocal.cli.interrupt import EXIT_INTERRUPTED, say_stopped
 from salalocal.cli.terminal import print_error, stdout
 from salalocal.errors import BadInput, Cancelled, SalaError
@@ -89,7 +89,7 @@ def root(
         raise typer.Exit
 
 
-for verb in (chat, ask, doc, models, quantize, doctor, verify, evaluate, bench, window):
+for verb in (chat, ask, doc, models, plan, quantize, doctor, verify, evaluate, bench, window):
     verb.register(app)
 
 

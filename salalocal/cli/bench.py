@@ -1,4 +1,4 @@
-"""`salalocal bench`: how fast kernels and the whole model are beside what the card allows, and saved sessions."""
+"""`salalocal bench`: kernels and the whole model beside what the card allows, saved sessions, this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from salalocal.cli.options import JsonOption
+from salalocal.cli.options import Device, JsonOption
 from salalocal.cli.terminal import human_bytes, human_count, print_json, print_note, stderr, stdout
 from salalocal.evaluate.lengths import format_length, parse_lengths
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from salalocal.bench.clock import Ceilings
     from salalocal.bench.kernels import Row
     from salalocal.bench.steps import StepRow
+    from salalocal.machine import Machine
     from salalocal.model.network import Network
 
 bench = typer.Typer(help="Measure how fast this machine is.", rich_markup_mode=None, no_args_is_help=False)
@@ -176,6 +177,56 @@ def _line(row: Row) -> str:
         f"{row.kernel:<25} {row.shape:<46} {row.selection:<9} {1000 * row.milliseconds:>10,.1f} "
         f"{row.bytes_per_second / 1e12:>6.2f} {row.flop_per_second / 1e12:>8.1f} {100 * row.of_ceiling:>5.0f} %  {peer}"
     )
+
+
+@bench.command("machine", short_help="Measure what 'salalocal plan' predicts from.")
+def machine(
+    device: Annotated[Device, typer.Option("--device", help="What to measure.")] = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Measure this machine once and keep the figures for 'salalocal plan'. Takes about half a minute.
+
+    The bare machine: a large product, memory, and on a GPU the way from main memory, pinned and not. And the engine:
+    how fast the embedded model reads and answers, at the beginning of a text and far into it. Nothing else should
+    run meanwhile; how much did is kept beside the figures.
+    """
+    from salalocal.bench.machine import measure_machine
+    from salalocal.machine import save
+
+    console = stderr()
+    if console.is_terminal:
+        with console.status("measuring") as status:
+            measured = measure_machine(device, lambda part: status.update(f"measuring: {part}"))
+    else:
+        measured = measure_machine(device)
+    path = save(measured)
+    if json:
+        print_json(measured.as_json())
+        return
+    for label, value in _machine_rows(measured):
+        stdout().out(f"{label:<24}  {value}")
+    print_note(f"kept in {path}")
+
+
+def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
+    hardware = machine.hardware
+    rows = [
+        ("device", machine.device_name),
+        (f"products in {machine.dtype}", f"{hardware.matmul_flop_per_second / 1e12:,.2f} TFLOP/s"),
+        ("memory, copied", f"{hardware.copy_bytes_per_second / 1e9:,.1f} GB/s read and written"),
+        ("memory, read", f"{hardware.read_bytes_per_second / 1e9:,.1f} GB/s by a product of one row"),
+    ]
+    if hardware.pinned_bytes_per_second is not None:
+        rows.append(("from main memory, pinned", f"{hardware.pinned_bytes_per_second / 1e9:,.1f} GB/s"))
+    if hardware.pageable_bytes_per_second is not None:
+        rows.append(("not pinned", f"{hardware.pageable_bytes_per_second / 1e9:,.1f} GB/s"))
+    for reading in machine.readings:
+        text = f"{reading.prefill_tokens_per_second:,.0f} tokens/s read"
+        if reading.decode_steps_per_second is not None:
+            text += f", {reading.decode_steps_per_second:,.1f} tokens/s answered"
+        rows.append((f"{machine.model}, {reading.position // 1024}K", text))
+    rows.append(("taken by other programs", f"{machine.others_share:.0%} of the processor's time meanwhile"))
+    return rows
 
 
 def register(app: typer.Typer) -> None:

@@ -24,7 +24,7 @@ from salalocal.engine.tally import AttentionTally
 from salalocal.errors import ContextTooLong, DoesNotFit, InvalidRequest
 from salalocal.evidence import QuoteIndex, read_passages
 from salalocal.model.network import Network
-from salalocal.planner import Footprint
+from salalocal.planner import Footprint, usable_bytes
 from salalocal.tokenizer import Message, Tokenizer
 from salalocal_quant import PackedWeight, PlanesWeight
 
@@ -65,6 +65,16 @@ class Engine:
     def config(self) -> ModelConfig:
         """Sizes and switches of the model."""
         return self._network.config
+
+    @property
+    def network(self) -> Network:
+        """The weights, for what measures them."""
+        return self._network
+
+    @property
+    def default_chunk(self) -> int:
+        """Tokens per prefill chunk where a call names none."""
+        return self._default_chunk
 
     @property
     def device(self) -> torch.device:
@@ -256,10 +266,10 @@ class Engine:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory free for weights and caches now; a twentieth is left to everything else."""
+    """Memory that weights and caches may take now."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     else:
         free = psutil.virtual_memory().available
-    return int(free * 0.95)
+    return usable_bytes(free)

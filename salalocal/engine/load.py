@@ -6,24 +6,20 @@ from pathlib import Path
 
 import torch
 
+from salalocal import planner
 from salalocal.config import ModelConfig
 from salalocal.engine.engine import Engine, available_bytes
 from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.hub import find_model
-from salalocal.planner import Footprint, footprint
+from salalocal.planner import Footprint, choose_packing
 from salalocal.tokenizer import Tokenizer
 from salalocal.weights.build import build_network, check_tensors
 from salalocal.weights.fingerprint import fingerprint
 from salalocal.weights.gguf_source import GgufSource
-from salalocal.weights.layout import weight_bytes
 from salalocal.weights.safetensors_source import SafetensorsSource
 from salalocal.weights.source import WeightSource
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-_GPU_CHUNK_TOKENS = 8192
-# On a CPU about a second of work, so that progress moves and cancel is heard. Larger chunks gain nothing there.
-_CPU_FLOP_PER_SECOND = 1e11
-_CPU_CHUNK_TOKENS = (256, 2048)
 
 
 def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto") -> Engine:
@@ -94,31 +90,19 @@ def _open(path: Path) -> tuple[ModelConfig, WeightSource, Tokenizer | None]:
 
 def default_chunk(config: ModelConfig, device: torch.device) -> int:
     """Tokens per prefill chunk where a call names none."""
-    if device.type == "cuda":
-        return _GPU_CHUNK_TOKENS
-    parameters = weight_bytes(config, 2, unpacked=True) // 2
-    fewest, most = _CPU_CHUNK_TOKENS
-    return max(fewest, min(most, int(_CPU_FLOP_PER_SECOND / (2 * parameters))))
+    return planner.default_chunk(config, on_gpu=device.type == "cuda")
 
 
 def _choose_packing(
     config: ModelConfig, dtype: torch.dtype, device: torch.device, chunk_tokens: int
 ) -> tuple[Footprint, bool]:
-    """What the model takes on `device`, and whether its packed weights are unpacked when they are read.
-
-    Both ways compute the same. A product with one token takes a CPU 6 to 10 times as long from int4 and 2 to 4 times
-    from int8 as from plain numbers; a whole decode step of a small model 3.5 and 2 times.
-    """
-    if config.quantization is not None and device.type == "cpu":
-        unpacked = footprint(config, dtype.itemsize, chunk_tokens, unpack=True)
-        if unpacked.weight_bytes + unpacked.context_bytes(0) <= available_bytes(device):
-            return unpacked, True
-    return footprint(config, dtype.itemsize, chunk_tokens), False
+    """What the model takes on `device`, and whether its packed weights are unpacked when they are read."""
+    return choose_packing(config, dtype.itemsize, chunk_tokens, available_bytes(device), on_gpu=device.type == "cuda")
 
 
 def _check_fits(path: Path, sizes: Footprint, device: torch.device) -> None:
     available = available_bytes(device)
-    needed = sizes.weight_bytes + sizes.context_bytes(0)
+    needed = sizes.total_bytes(0)
     if needed > available:
         raise DoesNotFit(
             f"{path.name}: needs {needed / 2**30:.1f} GiB of {device.type} memory and {available / 2**30:.1f} GiB are "

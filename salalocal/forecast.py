@@ -1,0 +1,118 @@
+"""Puts sizes and times together: does a context fit, what is the nearest that does, how long will it take.
+
+Pure arithmetic over `planner` and `times`: no torch, no files. `load` asks the same sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from salalocal import times
+from salalocal.config import ModelConfig
+from salalocal.planner import Choice, choose, default_chunk, packed
+from salalocal.times import Rates, Times
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to run a model, and what comes of it.
+
+    Attributes:
+        packing: "int8" or "int4" where the model has to be packed first; None leaves it as it is.
+        tokens: of context.
+        total_bytes: weights and one session.
+        times: None without measured rates.
+    """
+
+    packing: Literal["int8", "int4"] | None
+    tokens: int
+    total_bytes: int
+    times: Times | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model is to run.
+
+    Attributes:
+        on_gpu: on a GPU; else on the processor.
+        item_bytes: of activations, K/V and plain weights there.
+        usable_bytes: for weights and caches.
+        rates: measured there; None without them.
+    """
+
+    on_gpu: bool
+    item_bytes: int
+    usable_bytes: int
+    rates: Rates | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer to: can this model read so many tokens here, and how long does it take.
+
+    Attributes:
+        asked: the model as it is with the tokens asked for, whether it fits or not.
+        choice: its sizes.
+        obstacle: what it fails at, memory or the trained positions of RoPE; None where it fits.
+        nearest: settings that fit, best first; empty where it fits by itself, or nothing does.
+    """
+
+    asked: Setting
+    choice: Choice
+    obstacle: Literal["memory", "positions"] | None
+    nearest: tuple[Setting, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether `load` and a session of so many tokens succeed."""
+        return self.obstacle is None
+
+    def parts(self) -> dict[str, int]:
+        """Bytes by what they are for; they add up to `asked.total_bytes`."""
+        sizes, tokens = self.choice.sizes, self.asked.tokens
+        compressed = sizes.compressed_bytes(tokens)
+        return {
+            "weights": sizes.weight_bytes,
+            "keys_and_values": int(sizes.token_bytes * tokens) - compressed,
+            "compressed_keys": compressed,
+            "linear_states": sizes.session_bytes,
+            "workspace": sizes.workspace_bytes,
+        }
+
+
+def make_plan(config: ModelConfig, tokens: int, place: Place) -> Plan:
+    """Plans a session of `tokens` tokens of `config`.
+
+    Settings near it are the longest context that fits as the model is, and the mildest packing that fits them all or
+    else the one that fits most.
+    """
+    choice = choose(config, place.item_bytes, place.usable_bytes, on_gpu=place.on_gpu)
+    asked = _setting(choice, None, tokens, place)
+    if choice.longest_tokens >= tokens:
+        return Plan(asked, choice, None, ())
+    trained = config.rope_positions
+    obstacle: Literal["memory", "positions"] = "memory"
+    if trained is not None and tokens > trained and asked.total_bytes <= place.usable_bytes:
+        obstacle = "positions"
+    nearest = [_setting(choice, None, choice.longest_tokens, place)] if choice.longest_tokens else []
+    best = choice.longest_tokens
+    added: Setting | None = None
+    for packing in ("int8", "int4"):
+        smaller = packed(config, packing)
+        if smaller is None or best >= tokens:
+            continue
+        other = choose(smaller, place.item_bytes, place.usable_bytes, on_gpu=place.on_gpu)
+        if other.longest_tokens > best:
+            best = other.longest_tokens
+            added = _setting(other, packing, min(best, tokens), place)
+    return Plan(asked, choice, obstacle, (*nearest, *([added] if added else [])))
+
+
+def _setting(choice: Choice, packing: Literal["int8", "int4"] | None, tokens: int, place: Place) -> Setting:
+    expected = None
+    if place.rates is not None:
+        chunk = default_chunk(choice.config, on_gpu=place.on_gpu)
+        expected = times.predict(choice.config, place.rates, tokens, chunk, place.item_bytes, unpacked=choice.unpacks)
+    return Setting(packing, tokens, choice.sizes.total_bytes(tokens), expected)

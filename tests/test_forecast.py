@@ -1,0 +1,108 @@
+"""What fits, what else would, and that `load` says the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from salalocal.config import ModelConfig
+from salalocal.forecast import Place, make_plan
+from salalocal.hub import find_config
+from salalocal.planner import footprint, packed, usable_gpu_bytes
+from salalocal.times import Rates
+
+RELEASED = ModelConfig.from_json(find_config("openbmb/MiniCPM-SALA"))
+GOLDEN = Path(__file__).parent / "golden" / "models"
+RATES = Rates(1e14, 1e12, 1e9, 1e14, 1e13, 1e13, 1e-5)
+M = 1 << 20
+LLAMA = ModelConfig.llama(
+    {
+        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 128, "vocab_size": 100, "rms_norm_eps": 1e-5, "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
+    "a.gguf",
+)  # fmt: skip
+
+
+def gpu(gib: float, rates: Rates | None = RATES) -> Place:
+    return Place(True, 2, usable_gpu_bytes(int(gib * 2**30)), rates)
+
+
+def test_what_fits() -> None:
+    planned = make_plan(RELEASED, M, gpu(80))
+    assert planned.fits
+    assert planned.nearest == ()
+    assert planned.asked.total_bytes == footprint(RELEASED, 2, 8192).total_bytes(M)
+    assert planned.asked.times is not None
+
+
+@pytest.mark.parametrize("tokens", [1, 1000, M])
+def test_parts_add_up(tokens: int) -> None:
+    planned = make_plan(RELEASED, tokens, gpu(80))
+    assert sum(planned.parts().values()) == planned.asked.total_bytes
+    assert planned.parts()["compressed_keys"] == int(8 * 1.125 * 512 * (1 / 16 + 1 / 64) * tokens)
+
+
+def test_the_mildest_packing_that_fits_is_named() -> None:
+    planned = make_plan(RELEASED, M, gpu(24))
+    assert planned.obstacle == "memory"
+    as_it_is, mild = planned.nearest
+    assert as_it_is.packing is None
+    assert as_it_is.tokens == planned.choice.longest_tokens
+    assert as_it_is.total_bytes <= gpu(24).usable_bytes < planned.asked.total_bytes
+    assert (mild.packing, mild.tokens) == ("int8", M)
+    assert mild.times is not None
+
+
+def test_where_no_packing_holds_it_all_the_longest_is_named() -> None:
+    (only,) = make_plan(RELEASED, M, gpu(8)).nearest
+    assert only.packing == "int4"
+    assert 0 < only.tokens < M
+    int4 = packed(RELEASED, "int4")
+    assert int4 is not None
+    sizes = footprint(int4, 2, 8192)
+    assert sizes.total_bytes(only.tokens) <= gpu(8).usable_bytes + 1
+    assert sizes.total_bytes(only.tokens + 1) >= gpu(8).usable_bytes
+
+
+def test_nothing_fits() -> None:
+    planned = make_plan(RELEASED, 1, gpu(2))
+    assert (planned.fits, planned.nearest, planned.choice.longest_tokens) == (False, (), 0)
+
+
+def test_positions_end_before_memory() -> None:
+    planned = make_plan(LLAMA, 8193, gpu(8))
+    assert planned.obstacle == "positions"
+    assert [(near.packing, near.tokens) for near in planned.nearest] == [(None, 8192)]
+    assert make_plan(LLAMA, 8192, gpu(8)).fits
+
+
+def test_without_rates_there_are_no_times() -> None:
+    planned = make_plan(RELEASED, M, gpu(24, None))
+    assert planned.asked.times is None
+    assert all(near.times is None for near in planned.nearest)
+
+
+def test_what_is_packed_is_not_packed_again() -> None:
+    int4 = packed(RELEASED, "int4")
+    assert int4 is not None
+    assert packed(int4, "int4") is None
+    assert packed(LLAMA, "int4") is None
+    assert [near.packing for near in make_plan(int4, M, gpu(8)).nearest] == [None]
+
+
+@pytest.mark.parametrize("model", ["m2", "m4"])
+def test_load_says_the_same(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import salalocal
+    from salalocal.engine import engine as engine_module
+    from salalocal.engine import load as load_module
+
+    limit = 1 << 30
+    monkeypatch.setattr(engine_module, "available_bytes", lambda _: limit)
+    monkeypatch.setattr(load_module, "available_bytes", lambda _: limit)
+    engine = salalocal.load(GOLDEN / model, device="cpu", dtype="float32")
+    weights = make_plan(engine.config, 1, Place(False, 4, limit, None)).choice.sizes.weight_bytes
+    planned = make_plan(engine.config, 1, Place(False, 4, limit + weights, None))
+    assert planned.choice.longest_tokens == engine.max_context_tokens()
