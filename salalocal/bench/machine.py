@@ -33,7 +33,8 @@ from salalocal_quant import PackedWeight
 _MIDDLE_TOKENS = 16384
 _FAR_TOKENS = {"cpu": 65536, "cuda": 262144}
 _DENSE_TOKENS = 32768
-_LAID_FROM_CHUNKS = 2
+# From fewer tokens, far contexts are too much alike and are read 6 % faster than a text.
+_LAID_FROM_CHUNKS = 6
 _REPEATS = {"cpu": 2, "cuda": 5}
 _STEPS = {"cpu": 16, "cuda": 128}
 _FIRST_STEPS = 4
