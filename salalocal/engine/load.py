@@ -10,6 +10,7 @@ from salalocal.config import ModelConfig
 from salalocal.engine.engine import Engine, available_bytes
 from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.hub import find_model
+from salalocal.model.narrow import NARROW_DTYPES, narrowed, why_not
 from salalocal.planner import Footprint, footprint
 from salalocal.tokenizer import Tokenizer
 from salalocal.weights.build import build_network, check_tensors
@@ -26,7 +27,7 @@ _CPU_FLOP_PER_SECOND = 1e11
 _CPU_CHUNK_TOKENS = (256, 2048)
 
 
-def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto") -> Engine:
+def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto", prefill: str = "full") -> Engine:
     """Loads a model: a folder with config.json and safetensors, a .gguf file, or the name of one on this machine.
 
     Packed weights stay packed on a GPU. A CPU would spend most of its time unpacking them, again for every token, so
@@ -37,21 +38,31 @@ def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto") ->
         device: "auto" takes the GPU where there is one, "cpu", "cuda".
         dtype: of weights and activations. "auto": bfloat16 on a GPU and on CPUs that multiply it natively, else
             float32.
+        prefill: how long chunks multiply packed matrices: "full", in `dtype`; "int8" or "fp8", rounded to 8 bits on
+            both sides, which is faster on GPUs that have it and less exact. What decides which blocks are read, the
+            head, short chunks and every token of an answer stay full.
 
     Raises:
         ModelNotFound, BadConfig, BadCheckpoint, BadTokenizer, UnsupportedFormat: the model cannot be used as it is.
         DoesNotFit: the weights exceed the free memory; nothing was allocated.
-        InvalidRequest: device or dtype is not known or not there.
+        InvalidRequest: device, dtype or prefill is not known or not there, or prefill is in 8 bits and nothing packed.
     """
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
+    _check_prefill(prefill, where)
     path = find_model(path_or_name)
     config, source, tokenizer = _open(path)
+    if prefill != "full" and config.quantization is None:
+        raise InvalidRequest(
+            f"{path.name}: prefill in {prefill} is for packed weights; make some with 'salalocal quantize'"
+        )
     check_tensors(config, source)
     chunk = default_chunk(config, where)
-    sizes, unpack = _choose_packing(config, kind, where, chunk)
+    sizes, unpack = _choose_packing(config, kind, where, chunk, may_unpack=prefill == "full")
     _check_fits(path, sizes, where)
     network = build_network(config, source, kind, where, unpack=unpack)
+    if prefill != "full":
+        network = narrowed(network, prefill)
     name = path.stem if path.is_file() else path.name
     return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files))
 
@@ -74,6 +85,14 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype not in _DTYPES:
         raise InvalidRequest(f"dtype is {dtype!r}; known are auto, {', '.join(_DTYPES)}")
     return _DTYPES[dtype]
+
+
+def _check_prefill(prefill: str, device: torch.device) -> None:
+    if prefill not in ("full", *NARROW_DTYPES):
+        raise InvalidRequest(f"prefill is {prefill!r}; known are full, {', '.join(NARROW_DTYPES)}")
+    lack = why_not(prefill, device) if prefill != "full" else ""
+    if lack:
+        raise InvalidRequest(f"prefill in {lack}; use 'full'")
 
 
 def cpu_multiplies_bfloat16() -> bool:
@@ -102,14 +121,14 @@ def default_chunk(config: ModelConfig, device: torch.device) -> int:
 
 
 def _choose_packing(
-    config: ModelConfig, dtype: torch.dtype, device: torch.device, chunk_tokens: int
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, chunk_tokens: int, may_unpack: bool
 ) -> tuple[Footprint, bool]:
     """What the model takes on `device`, and whether its packed weights are unpacked when they are read.
 
     Both ways compute the same. A product with one token takes a CPU 6 to 10 times as long from int4 and 2 to 4 times
     from int8 as from plain numbers; a whole decode step of a small model 3.5 and 2 times.
     """
-    if config.quantization is not None and device.type == "cpu":
+    if config.quantization is not None and device.type == "cpu" and may_unpack:
         unpacked = footprint(config, dtype.itemsize, chunk_tokens, unpack=True)
         if unpacked.weight_bytes + unpacked.context_bytes(0) <= available_bytes(device):
             return unpacked, True
