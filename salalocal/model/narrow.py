@@ -1,7 +1,7 @@
 """A network whose long chunks are multiplied in 8 bits: which of its matrices, and where that is possible.
 
-Knows no files and no layout of codes. What decides which blocks a sparse layer reads keeps the activations' dtype, and so
-do the embedding, the head and whatever is not packed.
+Knows no files and no layout of codes. What decides which blocks a sparse layer reads keeps the activations' dtype, and
+so do the embedding, the head and whatever is not packed.
 """
 
 from __future__ import annotations

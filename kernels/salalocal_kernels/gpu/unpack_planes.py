@@ -53,7 +53,8 @@ def _unpack_planes_kernel(
         scales = tl.load(scales_ptr + at_groups, mask=inside, other=0.0).to(tl.float32)
     if row_scales_ptr is not None:
         row_scales = tl.load(row_scales_ptr + first_row + rows, mask=first_row + rows < rows_total, other=0.0)
-        inverse = tl.where(row_scales > 0, 1.0 / row_scales, 0.0)[None, :, None]
+        # Rounded as in the definition: of 4-bit steps many values lie halfway between two codes.
+        inverse = tl.where(row_scales > 0, tl.div_rn(1.0, row_scales), 0.0)[None, :, None]
     columns = groups * GROUP + quads % QUADS_PER_GROUP * 4
     at_out = columns[:, None, None] + rows[None, :, None].to(tl.int64) * stride_ot + lane[None, None, :]
     for plane in tl.static_range(PLANES):
