@@ -81,5 +81,7 @@ def scratch(planes: Planes, dtype: torch.dtype) -> Tensor:
     key = (planes.device, dtype)
     if key not in _scratch or _scratch[key].numel() < rows * columns:
         _scratch.pop(key, None)
-        _scratch[key] = torch.empty(rows * columns, dtype=dtype, device=planes.device)
+        # A tensor made in inference mode could not be written outside of it.
+        with torch.inference_mode(False):
+            _scratch[key] = torch.empty(rows * columns, dtype=dtype, device=planes.device)
     return _scratch[key][: rows * columns].view(rows, columns)

@@ -39,8 +39,8 @@ def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto", pr
         dtype: of weights and activations. "auto": bfloat16 on a GPU and on CPUs that multiply it natively, else
             float32.
         prefill: how long chunks multiply packed matrices: "full", in `dtype`; "int8" or "fp8", rounded to 8 bits on
-            both sides, which is faster on GPUs that have it and less exact. What decides which blocks are read, the
-            head, short chunks and every token of an answer stay full.
+            both sides: less exact, for GPUs whose matrix units are faster in them (docs/performance.md). What decides
+            which blocks are read, the head, chunks below 256 tokens and every token of an answer stay full.
 
     Raises:
         ModelNotFound, BadConfig, BadCheckpoint, BadTokenizer, UnsupportedFormat: the model cannot be used as it is.
@@ -58,7 +58,10 @@ def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto", pr
         )
     check_tensors(config, source)
     chunk = default_chunk(config, where)
-    sizes, unpack = _choose_packing(config, kind, where, chunk, may_unpack=prefill == "full")
+    if prefill == "full":
+        sizes, unpack = _choose_packing(config, kind, where, chunk)
+    else:
+        sizes, unpack = footprint(config, kind.itemsize, chunk), False
     _check_fits(path, sizes, where)
     network = build_network(config, source, kind, where, unpack=unpack)
     if prefill != "full":
@@ -121,14 +124,14 @@ def default_chunk(config: ModelConfig, device: torch.device) -> int:
 
 
 def _choose_packing(
-    config: ModelConfig, dtype: torch.dtype, device: torch.device, chunk_tokens: int, may_unpack: bool
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, chunk_tokens: int
 ) -> tuple[Footprint, bool]:
     """What the model takes on `device`, and whether its packed weights are unpacked when they are read.
 
     Both ways compute the same. A product with one token takes a CPU 6 to 10 times as long from int4 and 2 to 4 times
     from int8 as from plain numbers; a whole decode step of a small model 3.5 and 2 times.
     """
-    if config.quantization is not None and device.type == "cpu" and may_unpack:
+    if config.quantization is not None and device.type == "cpu":
         unpacked = footprint(config, dtype.itemsize, chunk_tokens, unpack=True)
         if unpacked.weight_bytes + unpacked.context_bytes(0) <= available_bytes(device):
             return unpacked, True
