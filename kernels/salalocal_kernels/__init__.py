@@ -22,6 +22,7 @@ from salalocal_kernels.ref.lightning_step import lightning_step as _lightning_st
 from salalocal_kernels.ref.linear import linear as _linear
 from salalocal_kernels.ref.norm_gate import norm_gate as _norm_gate
 from salalocal_kernels.ref.planes import Planes, to_planes
+from salalocal_kernels.ref.planes import plane_codes as _plane_codes
 from salalocal_kernels.ref.planes import plane_values as _plane_values
 from salalocal_kernels.ref.qk_norm_rope import qk_norm_rope as _qk_norm_rope
 from salalocal_kernels.ref.quantize_tokens import quantize_tokens as _quantize_tokens
@@ -31,6 +32,7 @@ from salalocal_kernels.ref.rope import rope as _rope
 from salalocal_kernels.ref.rope import rope_table
 from salalocal_kernels.ref.scaled_linear import scaled_linear as _scaled_linear
 from salalocal_kernels.ref.select_blocks import select_blocks as _select_blocks
+from salalocal_kernels.ref.silu_mul import silu_mul as _silu_mul
 from salalocal_kernels.ref.token_mass import token_mass as _token_mass
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "norm_gate",
     "packed_linear",
     "packed_silu_mul",
+    "plane_codes",
     "plane_values",
     "qk_norm_rope",
     "quantize_tokens",
@@ -62,6 +65,7 @@ __all__ = [
     "rope_table",
     "scaled_linear",
     "select_blocks",
+    "silu_mul",
     "sparse_attention_decode",
     "sparse_attention_prefill",
     "to_planes",
@@ -75,6 +79,7 @@ add_rms_norm = Op(_add_rms_norm, gpu="rms_norm", lacks=_coverage.floats)
 rope = Op(_rope)
 qk_norm_rope = Op(_qk_norm_rope, gpu="qk_norm_rope", lacks=_coverage.floats)
 norm_gate = Op(_norm_gate, gpu="norm_gate", lacks=_coverage.floats)
+silu_mul = Op(_silu_mul, gpu="silu_mul", lacks=_coverage.silu_mul)
 # Linear attention.
 lightning_prefill = Op(_lightning.lightning_prefill, gpu="lightning_prefill", lacks=_coverage.lightning)
 lightning_decode = Op(_lightning.lightning_decode, gpu="lightning_decode", lacks=_coverage.lightning)
@@ -105,6 +110,7 @@ gather_rows = Op(_gather_rows, gpu="gather_rows", lacks=_coverage.gather_rows, d
 packed_linear = Op(_packed.packed_linear, gpu="packed_linear", lacks=_coverage.packed_linear)
 packed_silu_mul = Op(_packed.packed_silu_mul, gpu="packed_linear", lacks=_coverage.packed_silu_mul)
 plane_values = Op(_plane_values, gpu="unpack_planes", lacks=_coverage.plane_values)
+plane_codes = Op(_plane_codes, gpu="unpack_planes", lacks=_coverage.plane_codes)
 quantize_tokens = Op(_quantize_tokens, gpu="quantize_tokens", lacks=_coverage.eight_bits)
 scaled_linear = Op(_scaled_linear, gpu="scaled_linear", lacks=_coverage.eight_bits)
 

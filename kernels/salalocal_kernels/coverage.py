@@ -110,15 +110,27 @@ def plane_values(matrix: Planes, dtype: torch.dtype, out: Tensor | None = None) 
     return "" if dtype in _FLOATS else str(dtype)
 
 
+def plane_codes(matrix: Planes, row_scales: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> str:
+    del row_scales, out
+    return _fp8(dtype, matrix.device)
+
+
+def silu_mul(gate: Tensor, up: Tensor) -> str:
+    return _alike(gate, up)
+
+
 def eight_bits(x: Tensor, dtype: torch.dtype | Tensor, *_: object) -> str:
     """Of quantize_tokens(x, dtype) and scaled_linear(x codes, ...)."""
-    codes = dtype if isinstance(dtype, torch.dtype) else x.dtype
-    return "fp8 on a card older than sm_89" if codes != torch.int8 and _capability(x.device) < (8, 9) else ""
+    return _fp8(dtype if isinstance(dtype, torch.dtype) else x.dtype, x.device)
 
 
 def floats(x: Tensor, *_: object) -> str:
     """Of ops whose kernels take any sizes."""
     return _kinds(x)
+
+
+def _fp8(codes: torch.dtype, device: torch.device) -> str:
+    return "fp8 on a card older than sm_89" if codes != torch.int8 and _capability(device) < (8, 9) else ""
 
 
 def _kinds(*tensors: Tensor) -> str:

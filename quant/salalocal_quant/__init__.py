@@ -12,6 +12,7 @@ from salalocal_quant.gguf_llama import (
 )
 from salalocal_quant.int4 import Int4Weight
 from salalocal_quant.int8 import Int8Weight
+from salalocal_quant.narrow_weight import NarrowWeight
 from salalocal_quant.packed import GROUP_SIZES, PackedWeight
 from salalocal_quant.packing import PackedError, pack_int4, unpack_int4
 from salalocal_quant.planes_weight import PlanesWeight
@@ -26,6 +27,7 @@ __all__ = [
     "GgufTensor",
     "Int4Weight",
     "Int8Weight",
+    "NarrowWeight",
     "PackedError",
     "PackedWeight",
     "PlanesWeight",

@@ -51,18 +51,18 @@ class PlanesWeight:
         """x [..., K] -> x W^T [..., N], dtype of x."""
         if is_few(x):
             return packed_linear(x, (self.planes,))[0]
-        parts = [linear(x, _unpacked(slice_, x.dtype)) for slice_ in self._slices(x.dtype)]
+        parts = [linear(x, _unpacked(part, x.dtype)) for _, part in self.slices(x.dtype)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
-    def _slices(self, dtype: torch.dtype) -> Iterator[Planes]:
-        """Runs of rows whose values fit into the scratch buffer."""
+    def slices(self, dtype: torch.dtype) -> Iterator[tuple[slice, Planes]]:
+        """Runs of rows whose values in `dtype` fit into the scratch buffer."""
         rows, columns = self.shape
         whole = self.planes
         step = max(1, SCRATCH_BYTES[whole.device.type] // (columns * dtype.itemsize))
         for start in range(0, rows, step):
             taken = slice(start, start + step)
             zeros = None if whole.zeros is None else whole.zeros[taken]
-            yield replace(whole, words=whole.words[taken], scales=whole.scales[taken], zeros=zeros)
+            yield taken, replace(whole, words=whole.words[taken], scales=whole.scales[taken], zeros=zeros)
 
 
 def is_few(x: Tensor) -> bool:
@@ -71,10 +71,17 @@ def is_few(x: Tensor) -> bool:
 
 
 def _unpacked(planes: Planes, dtype: torch.dtype) -> Tensor:
-    """Values [N, K] in the scratch buffer, which the next call overwrites."""
+    """Values [N, K] in the scratch buffer."""
+    return plane_values(planes, dtype, scratch(planes, dtype))
+
+
+def scratch(planes: Planes, dtype: torch.dtype) -> Tensor:
+    """Room [N, K] in the scratch buffer, which the next call hands out again."""
     rows, columns = planes.shape
     key = (planes.device, dtype)
     if key not in _scratch or _scratch[key].numel() < rows * columns:
         _scratch.pop(key, None)
-        _scratch[key] = torch.empty(rows * columns, dtype=dtype, device=planes.device)
-    return plane_values(planes, dtype, _scratch[key][: rows * columns].view(rows, columns))
+        # A tensor made in inference mode could not be written outside of it.
+        with torch.inference_mode(False):
+            _scratch[key] = torch.empty(rows * columns, dtype=dtype, device=planes.device)
+    return _scratch[key][: rows * columns].view(rows, columns)

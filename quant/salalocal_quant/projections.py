@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from salalocal_kernels import Planes, linear, packed_linear, packed_silu_mul
+from salalocal_kernels import Planes, linear, packed_linear, packed_silu_mul, silu_mul
 from salalocal_quant.dense import DenseWeight, Weight
+from salalocal_quant.narrow_weight import NarrowWeight, is_many
 from salalocal_quant.planes_weight import PlanesWeight, is_few
 
 # What `packed_linear` takes in one launch.
@@ -29,12 +29,19 @@ class Projections:
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """x [..., K] -> x W^T [..., N] for every weight, dtype of x."""
-        return tuple(weight(x) for weight in self.weights)
+        narrow = next((weight for weight in self.weights if isinstance(weight, NarrowWeight)), None)
+        if narrow is None or not is_many(x):
+            return tuple(weight(x) for weight in self.weights)
+        # Rounded once for all of them.
+        rounded = narrow.round(x)
+        return tuple(
+            weight.times(rounded, x.dtype) if isinstance(weight, NarrowWeight) else weight(x) for weight in self.weights
+        )
 
     def silu_mul(self, x: Tensor) -> Tensor:
-        """silu(x W_0^T) * (x W_1^T), [..., N], for two weights of one shape."""
+        """silu(x W_0^T) * (x W_1^T), x [T, K] -> [T, N], for two weights of one shape."""
         gate, up = self(x)
-        return functional.silu(gate) * up
+        return silu_mul(gate, up)
 
 
 @dataclass(frozen=True)

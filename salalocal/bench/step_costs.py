@@ -9,6 +9,8 @@ from salalocal.weights.layout import module_bytes, modules
 
 # Rows are looked up in the one, and the other multiplies the last token only.
 _ENDS = ("embed_tokens", "lm_head")
+# Never rounded to 8 bits.
+_SELECTING = ("sparse.q_proj", "sparse.k_proj")
 
 
 def decode_bytes(config: ModelConfig, item_bytes: int, history: int) -> int:
@@ -34,6 +36,14 @@ def decode_bytes(config: ModelConfig, item_bytes: int, history: int) -> int:
     rows = windows + 2 * sparse.selected_blocks * sparse.block_size
     attention = len(config.sparse_layers) * config.num_key_value_heads * rows * config.sparse_head_dim * item_bytes
     return weights + 2 * len(config.lightning_layers) * state + attention
+
+
+def narrow_flop(config: ModelConfig, tokens: int) -> int:
+    """Operations of a chunk's products that prefill in 8 bits rounds: packed matrices but q and k of sparse layers."""
+    quantization = config.quantization
+    assert quantization is not None
+    packed = {kind for kind, format in quantization.formats if format != "bf16"} - {*_ENDS, *_SELECTING}
+    return 2 * tokens * sum(prod(module.shape) for module in modules(config) if module.kind in packed)
 
 
 def prefill_flop(config: ModelConfig, history: int, tokens: int) -> int:

@@ -17,7 +17,7 @@ import torch
 from salalocal.bench.clock import Ceilings, measure_ceilings, recorded_milliseconds, wall_milliseconds
 from salalocal.bench.made_model import make_history, make_network, released_config
 from salalocal.bench.replay import Replay, replaying
-from salalocal.bench.step_costs import decode_bytes, prefill_flop
+from salalocal.bench.step_costs import decode_bytes, narrow_flop, prefill_flop
 from salalocal.bench.step_parts import WHOLE, step_parts
 from salalocal.cache.manifest import ModelIdentity
 from salalocal.cache.session_cache import SessionCache
@@ -26,6 +26,7 @@ from salalocal.engine.engine import available_bytes
 from salalocal.engine.sampling import Sampler, Sampling
 from salalocal.engine.session import Session
 from salalocal.errors import DoesNotFit, EngineFailure, InvalidRequest
+from salalocal.model.narrow import narrowed, why_not
 from salalocal.model.network import Network
 from salalocal.planner import footprint
 from salalocal.weights.layout import parameter_count
@@ -33,6 +34,7 @@ from salalocal_kernels import watch
 from salalocal_kernels.gpu.bench.selections import REPLAYED_SHARE, REPLAYED_STEP_SHARE
 
 Selection = Literal["own", "replayed"]
+Products = Literal["full", "int8", "fp8"]
 
 MADE_UP = ModelIdentity("made up", "", "bfloat16")
 
@@ -51,6 +53,7 @@ class Plan:
         chunk_tokens: tokens of a prefill chunk.
         chunk_history: tokens before it.
         chunks: how often it is read per row.
+        products: how a chunk multiplies packed matrices; what the card lacks is left out.
         with_parts: time also what a decode step consists of.
     """
 
@@ -59,6 +62,7 @@ class Plan:
     chunk_tokens: int = 8192
     chunk_history: int = 1 << 14
     chunks: int = 5
+    products: tuple[Products, ...] = ("full", "int8", "fp8")
     with_parts: bool = False
 
 
@@ -73,9 +77,11 @@ class StepRow:
         milliseconds: the median by the wall clock, from the call to its result, the host's work included.
         repeats: how many it is the median of.
         device_ms: of a decode step's CUDA graph alone; None for a chunk.
-        floor_ms: the step's bytes at the copy's rate, or its operations at the product's; None without a GPU.
-        bound: which of the two, "bytes" or "bf16".
+        floor_ms: the step's bytes at the copy's rate, or its operations at the product's, each kind at its own; None
+            without a GPU.
+        bound: which of the two, "bytes" or the unit of the products with packed matrices.
         parts: of a decode step's graph, in milliseconds by name; empty where they were not asked for.
+        products: how packed matrices were multiplied, as the engine's `prefill`.
     """
 
     step: Literal["decode", "prefill"]
@@ -88,6 +94,7 @@ class StepRow:
     floor_ms: float | None
     bound: str
     parts: dict[str, float] = field(default_factory=dict)
+    products: Products = "full"
 
     @property
     def tokens_per_second(self) -> float:
@@ -223,13 +230,33 @@ def _parts(network: Network, cache: SessionCache, is_every: bool) -> dict[str, f
 
 def _prefill_rows(network: Network, plan: Plan, ceilings: Ceilings | None) -> Iterator[StepRow]:
     config, history, tokens = network.config, plan.chunk_history, plan.chunk_tokens
-    flop = prefill_flop(config, history, tokens)
-    floor = None if ceilings is None else 1e3 * flop / ceilings.flop_per_second["bf16"]
     cache = make_history(config, history, history + tokens, network.dtype, network.device)
     replay = Replay.made(config, history, tokens, REPLAYED_SHARE, network.device)
-    for selection, model in _kinds(network, replay):
-        milliseconds = _wall_of_chunk(model, cache, tokens, plan.chunks)
-        yield StepRow("prefill", history, tokens, selection, milliseconds, plan.chunks, None, floor, "bf16")
+    for products in plan.products:
+        if products != "full" and why_not(products, network.device):
+            continue
+        floor = _floor_of_chunk(config, history, tokens, products, ceilings)
+        bound = "bf16" if products == "full" else products
+        rounding = network if products == "full" else narrowed(network, products)
+        for selection, model in _kinds(rounding, replay):
+            took = _wall_of_chunk(model, cache, tokens, plan.chunks)
+            yield StepRow(
+                "prefill", history, tokens, selection, took, plan.chunks, None, floor, bound, products=products
+            )
+
+
+def _floor_of_chunk(
+    config: ModelConfig, history: int, tokens: int, products: Products, ceilings: Ceilings | None
+) -> float | None:
+    if ceilings is None:
+        return None
+    rates, flop = ceilings.flop_per_second, prefill_flop(config, history, tokens)
+    if products == "full":
+        return 1e3 * flop / rates["bf16"]
+    if products not in rates:
+        return None
+    narrow = narrow_flop(config, tokens)
+    return 1e3 * (narrow / rates[products] + (flop - narrow) / rates["bf16"])
 
 
 def _wall_of_chunk(network: Network, cache: SessionCache, tokens: int, repeats: int) -> float:

@@ -19,6 +19,7 @@ from salalocal.cli.options import (
     JsonOption,
     MaxTokensOption,
     ModelOption,
+    PrefillOption,
     SeedOption,
     TemperatureOption,
 )
@@ -58,6 +59,7 @@ def ask(
     model: ModelOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    prefill: PrefillOption = "full",
     max_tokens: MaxTokensOption = 512,
     temperature: TemperatureOption = 0.0,
     seed: SeedOption = 0,
@@ -73,7 +75,7 @@ def ask(
     name = choose_model(model)
     _check_words(paths)
     documents = read_documents(paths)
-    engine = load_engine(name, device, dtype)
+    engine = load_engine(name, device, dtype, prefill)
     messages = [salalocal.Message("user", question)]
     with cancel_on_interrupt() as cancel, saying_what_to_drop(engine, documents):
         session = engine.new_session()

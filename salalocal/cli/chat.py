@@ -22,6 +22,7 @@ from salalocal.cli.options import (
     EvidenceOption,
     MaxTokensOption,
     ModelOption,
+    PrefillOption,
     SeedOption,
     TemperatureOption,
 )
@@ -50,6 +51,7 @@ def chat(
     model: ModelOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    prefill: PrefillOption = "full",
     max_tokens: MaxTokensOption = 512,
     temperature: TemperatureOption = 0.0,
     seed: SeedOption = 0,
@@ -63,7 +65,7 @@ def chat(
     sampling = salalocal.Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens)
     name = choose_model(model)
     documents = read_documents(paths or [])
-    conversation = Conversation(load_engine(name, device, dtype), documents, sampling, evidence=evidence)
+    conversation = Conversation(load_engine(name, device, dtype, prefill), documents, sampling, evidence=evidence)
     stdout().print(f"salalocal {salalocal.__version__} · {name}", style="bold")
     conversation.read()
     print_note("Ctrl-C stops an answer, Ctrl-D leaves, /help lists the commands.")

@@ -14,7 +14,7 @@ from rich.status import Status
 
 from salalocal.cli.interrupt import EXIT_INTERRUPTED, cancel_on_interrupt
 from salalocal.cli.opening import choose_model, load_engine
-from salalocal.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption
+from salalocal.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, PrefillOption
 from salalocal.cli.terminal import LOG_EVERY_SECONDS, human_seconds, print_json, print_note, stderr, stdout
 from salalocal.errors import Cancelled, InvalidRequest
 from salalocal.evaluate.fact_rows import draw_rows, read_rows
@@ -60,6 +60,7 @@ def facts(
     ] = 64,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    prefill: PrefillOption = "full",
     json: JsonOption = False,
 ) -> None:
     """Plant facts in a made-up text, read it once, and ask a question about each.
@@ -72,7 +73,7 @@ def facts(
     name = choose_model(model)
     from salalocal.evaluate.facts import evaluate_facts
 
-    engine = load_engine(name, device, dtype)
+    engine = load_engine(name, device, dtype, prefill)
     table = _FactsTable(silent=json)
     with _Watch() as watch, _stopping(), cancel_on_interrupt() as cancel:
         cells = evaluate_facts(
@@ -117,6 +118,7 @@ def ruler(
     ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    prefill: PrefillOption = "full",
     json: JsonOption = False,
 ) -> None:
     """Run the RULER tasks at any length up to 2M tokens, with texts made up here after their published definitions.
@@ -131,7 +133,7 @@ def ruler(
     name = choose_model(model)
     from salalocal.evaluate.ruler.run import evaluate_ruler
 
-    engine = load_engine(name, device, dtype)
+    engine = load_engine(name, device, dtype, prefill)
     with _Watch() as watch, _stopping(), cancel_on_interrupt() as cancel:
         cells = evaluate_ruler(
             engine,

@@ -16,7 +16,7 @@ from salalocal.errors import BadDocument, ContextTooLong, InvalidRequest
 
 if TYPE_CHECKING:
     from salalocal import Document, Engine
-    from salalocal.cli.options import Device, Dtype
+    from salalocal.cli.options import Device, Dtype, Prefill
 
 LARGEST_NAMED = 3
 
@@ -70,13 +70,13 @@ def _read(path: str) -> Document:
         )
 
 
-def load_engine(name: str, device: Device, dtype: Dtype) -> Engine:
+def load_engine(name: str, device: Device, dtype: Dtype, prefill: Prefill) -> Engine:
     """The engine, with a spinner on a terminal while its weights come in."""
     console = stderr()
     if not console.is_terminal:
-        return salalocal.load(name, device=device, dtype=dtype)
+        return salalocal.load(name, device=device, dtype=dtype, prefill=prefill)
     with console.status(f"loading {name}"):
-        return salalocal.load(name, device=device, dtype=dtype)
+        return salalocal.load(name, device=device, dtype=dtype, prefill=prefill)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import typer
 
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
+Prefill = Literal["full", "int8", "fp8"]
 
 MAX_TEMPERATURE = 100.0
 
@@ -33,6 +34,12 @@ ModelOption = Annotated[
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where the model runs.")]
 DtypeOption = Annotated[
     Dtype, typer.Option("--dtype", help="Number format of the arithmetic; auto takes what the device does best.")
+]
+PrefillOption = Annotated[
+    Prefill,
+    typer.Option(
+        "--prefill", help="How long texts multiply packed weights: in the arithmetic's format, or rounded to 8 bits."
+    ),
 ]
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, metavar="N", help="Longest answer, in tokens.")]
 TemperatureOption = Annotated[

@@ -11,7 +11,8 @@ from salalocal.config import ModelConfig
 from salalocal.engine.engine import Engine, available_bytes
 from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.hub import find_model
-from salalocal.planner import Footprint, choose_packing
+from salalocal.model.narrow import NARROW_DTYPES, narrowed, why_not
+from salalocal.planner import Footprint, choose_packing, footprint
 from salalocal.tokenizer import Tokenizer
 from salalocal.weights.build import build_network, check_tensors
 from salalocal.weights.fingerprint import fingerprint
@@ -22,7 +23,7 @@ from salalocal.weights.source import WeightSource
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
-def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto") -> Engine:
+def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto", prefill: str = "full") -> Engine:
     """Loads a model: a folder with config.json and safetensors, a .gguf file, or the name of one on this machine.
 
     Packed weights stay packed on a GPU. A CPU would spend most of its time unpacking them, again for every token, so
@@ -33,21 +34,34 @@ def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto") ->
         device: "auto" takes the GPU where there is one, "cpu", "cuda".
         dtype: of weights and activations. "auto": bfloat16 on a GPU and on CPUs that multiply it natively, else
             float32.
+        prefill: how long chunks multiply packed matrices: "full", in `dtype`; "int8" or "fp8", rounded to 8 bits on
+            both sides: less exact, for GPUs whose matrix units are faster in them (docs/performance.md). What decides
+            which blocks are read, the head, chunks below 256 tokens and every token of an answer stay full.
 
     Raises:
         ModelNotFound, BadConfig, BadCheckpoint, BadTokenizer, UnsupportedFormat: the model cannot be used as it is.
         DoesNotFit: the weights exceed the free memory; nothing was allocated.
-        InvalidRequest: device or dtype is not known or not there.
+        InvalidRequest: device, dtype or prefill is not known or not there, or prefill is in 8 bits and nothing packed.
     """
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
+    _check_prefill(prefill, where)
     path = find_model(path_or_name)
     config, source, tokenizer = _open(path)
+    if prefill != "full" and config.quantization is None:
+        raise InvalidRequest(
+            f"{path.name}: prefill in {prefill} is for packed weights; make some with 'salalocal quantize'"
+        )
     check_tensors(config, source)
     chunk = default_chunk(config, where)
-    sizes, unpack = _choose_packing(config, kind, where, chunk)
+    if prefill == "full":
+        sizes, unpack = _choose_packing(config, kind, where, chunk)
+    else:
+        sizes, unpack = footprint(config, kind.itemsize, chunk), False
     _check_fits(path, sizes, where)
     network = build_network(config, source, kind, where, unpack=unpack)
+    if prefill != "full":
+        network = narrowed(network, prefill)
     name = path.stem if path.is_file() else path.name
     return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files))
 
@@ -70,6 +84,14 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype not in _DTYPES:
         raise InvalidRequest(f"dtype is {dtype!r}; known are auto, {', '.join(_DTYPES)}")
     return _DTYPES[dtype]
+
+
+def _check_prefill(prefill: str, device: torch.device) -> None:
+    if prefill not in ("full", *NARROW_DTYPES):
+        raise InvalidRequest(f"prefill is {prefill!r}; known are full, {', '.join(NARROW_DTYPES)}")
+    lack = why_not(prefill, device) if prefill != "full" else ""
+    if lack:
+        raise InvalidRequest(f"prefill in {lack}; use 'full'")
 
 
 def cpu_multiplies_bfloat16() -> bool:

@@ -20,7 +20,7 @@ from salalocal.bench import steps
 from salalocal.bench.clock import Ceilings
 from salalocal.bench.made_model import MadeSource, make_history, make_network, released_config
 from salalocal.bench.replay import Replay, replaying
-from salalocal.bench.step_costs import decode_bytes, prefill_flop
+from salalocal.bench.step_costs import decode_bytes, narrow_flop, prefill_flop
 from salalocal.bench.steps import MADE_UP, Plan, StepRow, StepTimes, time_steps
 from salalocal.cli.app import app
 from salalocal.engine.decode_graph import DecodeGraph
@@ -29,7 +29,7 @@ from salalocal.errors import InvalidRequest
 from salalocal.model.network import Network
 from salalocal.weights.layout import parameter_count, weight_bytes
 from salalocal_kernels import watch
-from salalocal_quant import Int4Weight, Int8Weight, PlanesWeight
+from salalocal_quant import Int4Weight, Int8Weight, PlanesWeight, narrow_weight
 
 CPU = torch.device("cpu")
 HISTORY, TOKENS = 270, 40
@@ -142,6 +142,7 @@ def test_own_selections_replayed_compute_the_same(is_graphed: bool) -> None:
 
 @pytest.mark.parametrize("is_graphed", [False, True])
 def test_every_row_is_timed(network: Network, monkeypatch: pytest.MonkeyPatch, is_graphed: bool) -> None:
+    monkeypatch.setattr(narrow_weight, "MANY_TOKENS", TOKENS)
     make, made = steps._session, []
 
     def make_and_keep(*arguments: object) -> Session:
@@ -153,28 +154,36 @@ def test_every_row_is_timed(network: Network, monkeypatch: pytest.MonkeyPatch, i
 
     monkeypatch.setattr(steps, "_session", make_and_keep)
     told: list[StepRow] = []
-    rows = time_steps(network, PLAN, Ceilings("a card", 1e12, 1e10, {"bf16": 1e14}), told.append)
+    rates = {"bf16": 1e14, "int8": 4e14}
+    rows = time_steps(network, PLAN, Ceilings("a card", 1e12, 1e10, rates), told.append)
     assert rows == told
     assert [(row.step, row.history, row.tokens, row.selection, row.repeats) for row in rows] == [
         ("decode", 256, 1, "own", 3),
         ("decode", 256, 1, "replayed", 3),
         ("decode", 300, 1, "own", 3),
         ("decode", 300, 1, "replayed", 3),
-        ("prefill", HISTORY, TOKENS, "own", 2),
-        ("prefill", HISTORY, TOKENS, "replayed", 2),
+        *[("prefill", HISTORY, TOKENS, "own", 2), ("prefill", HISTORY, TOKENS, "replayed", 2)] * 3,
     ]
+    assert [row.products for row in rows] == ["full"] * 6 + ["int8"] * 2 + ["fp8"] * 2
     for row in rows:
         assert row.milliseconds > 0
         assert row.tokens_per_second == pytest.approx(1e3 * row.tokens / row.milliseconds)
         assert (row.device_ms is not None) == (row.step == "decode") == (row.bound == "bytes")
         assert row.parts == {}
-    decode, prefill = rows[2], rows[-1]
+    decode, prefill, in_int8, in_fp8 = rows[2], rows[5], rows[7], rows[9]
     assert decode.floor_ms == pytest.approx(decode_bytes(network.config, 4, 300) / 1e12 * 1e3)
     assert prefill.floor_ms == pytest.approx(prefill_flop(network.config, HISTORY, TOKENS) / 1e14 * 1e3)
+    flop = prefill_flop(network.config, HISTORY, TOKENS)
+    in_bits = narrow_flop(network.config, TOKENS)
+    # Of four layers all products but those with q and k of the two sparse ones, 128 x 128 and 128 x 64.
+    wide = 4 * 3 * 128 * 256 + 2 * 5 * 128 * 128 + 2 * (3 * 128 * 128 + 2 * 128 * 64)
+    assert in_bits == 2 * TOKENS * (wide - 2 * (128 * 128 + 128 * 64))
+    assert in_int8.floor_ms == pytest.approx(1e3 * (in_bits / 4e14 + (flop - in_bits) / 1e14))
+    assert (in_int8.bound, in_fp8.bound, in_fp8.floor_ms) == ("int8", "fp8", None)
     assert prefill.of_ceiling == pytest.approx(prefill.floor_ms / prefill.milliseconds)
     # Every row began with its history and nothing more: whatever a row left behind was taken back.
-    assert [session.max_tokens for session in made] == [256 + 8] * 2 + [300 + 8] * 2 + [HISTORY + TOKENS] * 2
-    assert [session.length for session in made[-2:]] == [HISTORY] * 2
+    assert [session.max_tokens for session in made] == [256 + 8] * 2 + [300 + 8] * 2 + [HISTORY + TOKENS] * 6
+    assert [session.length for session in made[-6:]] == [HISTORY] * 6
 
 
 def test_the_parts_of_a_step(network: Network) -> None:
@@ -190,15 +199,16 @@ def test_the_parts_of_a_step(network: Network) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_every_row_is_timed_on_a_gpu() -> None:
+def test_every_row_is_timed_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the released sizes are, in a second: packed in planes, recorded, every op by its kernel."""
+    monkeypatch.setattr(narrow_weight, "MANY_TOKENS", TOKENS)
     made = make_network(small_config(), torch.bfloat16, torch.device("cuda"))
     with watch() as served:
         rows = time_steps(made, replace(PLAN, with_parts=True), None, lambda _: None)
     assert served.fallbacks == {}
     assert [(row.step, row.selection) for row in rows] == [
         *[("decode", "own"), ("decode", "replayed")] * 2,
-        *[("prefill", "own"), ("prefill", "replayed")],
+        *[("prefill", "own"), ("prefill", "replayed")] * len({row.products for row in rows}),
     ]
     for row in rows[:4]:
         assert row.device_ms is not None
@@ -217,6 +227,7 @@ def test_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         StepRow("decode", 1 << 20, 1, "replayed", 2.5, 100, 2.25, 2.0, "bytes", {"head": 0.125}),
         StepRow("prefill", 16384, 8192, "own", 400.0, 5, None, 200.0, "bf16"),
+        StepRow("prefill", 16384, 8192, "own", 320.0, 5, None, 200.0, "fp8", products="fp8"),
     ]
     ceilings = Ceilings("a card", 2e12, 5e10, {"bf16": 7e14})
     plans: list[Plan] = []
@@ -236,13 +247,14 @@ def test_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [line.split() for line in plain.stdout.splitlines()]
     assert ["decode", "1", "1M", "replayed", "2.500", "400.0", "2.250", "80", "%"] in lines
     assert ["prefill", "8,192", "16K", "own", "400.000", "20,480.0", "50", "%"] in lines
+    assert ["prefill", "fp8", "8,192", "16K", "own", "320.000", "25,600.0", "62", "%"] in lines
     assert "op ran as plain PyTorch: why" in plain.stderr
     found = json.loads(CliRunner().invoke(app, ["bench", "steps", "--json"]).stdout)
     assert plans[1] == Plan((1 << 16, 1 << 20), with_parts=True)
     assert found["ceilings"]["device"] == "a card"
     assert (found["parameters"], found["weight_bytes"], found["peak_bytes"]) == (9, 5, 7)
-    assert [row["tokens_per_second"] for row in found["rows"]] == [400.0, 20480.0]
-    assert [row["of_ceiling"] for row in found["rows"]] == [0.8, 0.5]
+    assert [row["tokens_per_second"] for row in found["rows"]] == [400.0, 20480.0, 25600.0]
+    assert [row["of_ceiling"] for row in found["rows"]] == [0.8, 0.5, 0.625]
     assert found["rows"][0]["parts"] == {"head": 0.125}
 
 

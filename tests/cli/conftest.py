@@ -38,8 +38,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
     """What `salalocal.load` gives in this test."""
     engine = ScriptedEngine()
 
-    def load(name: str, device: str = "auto", dtype: str = "auto") -> ScriptedEngine:
-        engine.loaded_as = (name, device, dtype)
+    def load(name: str, device: str = "auto", dtype: str = "auto", prefill: str = "full") -> ScriptedEngine:
+        engine.loaded_as = (name, device, dtype, prefill)
         return engine
 
     monkeypatch.setattr(salalocal, "load", load)

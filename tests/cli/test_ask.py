@@ -60,10 +60,10 @@ def test_what_is_only_similar_is_shown_in_the_documents_words(run: Run, engine: 
 
 
 def test_options_reach_the_engine(run: Run, engine: ScriptedEngine, book: Path) -> None:
-    options = ["--model", "other", "--device", "cpu", "--dtype", "float64"]
+    options = ["--model", "other", "--device", "cpu", "--dtype", "float64", "--prefill", "int8"]
     options += ["--max-tokens", "3", "--temperature", "0.5", "--seed", "7"]
     outcome = run("ask", *options, book, "When?")
-    assert engine.loaded_as == ("other", "cpu", "float64")
+    assert engine.loaded_as == ("other", "cpu", "float64", "int8")
     assert engine.samplings == [salalocal.Sampling(temperature=0.5, seed=7, max_tokens=3)]
     assert outcome.out == "The harbour was\n"
     assert "ended at 3 tokens; --max-tokens allows more" in outcome.err

@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from salalocal_quant import DenseWeight, Int4Weight, Int8Weight, PackedWeight, PlanesWeight, Weight, together
+from salalocal_kernels import plane_values, quantize_tokens
+from salalocal_quant import (
+    DenseWeight,
+    Int4Weight,
+    Int8Weight,
+    NarrowWeight,
+    PackedWeight,
+    PlanesWeight,
+    Weight,
+    narrow_weight,
+    together,
+)
 from salalocal_quant import planes_weight as module
 from salalocal_quant.projections import MergedDense, MergedPlanes, Projections
 
@@ -47,6 +58,51 @@ def test_planes_multiply_as_the_file_does(
     torch.testing.assert_close(planes(x), packed(x), rtol=1e-12, atol=1e-12)
     monkeypatch.setitem(module.SCRATCH_BYTES, "cpu", 7 * 256 * 8)
     torch.testing.assert_close(planes(x), packed(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "worst"), [(torch.int8, 0.015), (torch.float8_e4m3fn, 0.045)], ids=["int8", "fp8"])
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_many_tokens_in_eight_bits(
+    make: Callable[[], PackedWeight], dtype: torch.dtype, worst: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planes = PlanesWeight.of(make())
+    narrow = NarrowWeight.narrow(planes, dtype)
+    assert narrow.planes is planes.planes
+    assert narrow.nbytes == planes.nbytes + 24 * 4
+    few, many = (matrix(tokens, 2).double() for tokens in (narrow_weight.MANY_TOKENS - 1, narrow_weight.MANY_TOKENS))
+    assert torch.equal(narrow(few), planes(few))
+    found, exact = narrow(many), planes(many)
+    assert found.dtype == exact.dtype
+    # What rounding is by definition, of both sides; it may take ties another way.
+    codes, scales = quantize_tokens(many, dtype)
+    weight, row_scales = quantize_tokens(plane_values(planes.planes, torch.float32), dtype)
+    wanted = (codes.double() * scales.double()[:, None]) @ (weight.double() * row_scales.double()[:, None]).T
+    usual = (wanted - exact).square().mean()
+    assert (found - exact).square().mean() <= 1.1 * usual <= 1.1 * worst**2 * exact.square().mean()
+    monkeypatch.setitem(module.SCRATCH_BYTES, "cpu", 7 * 256)
+    torch.testing.assert_close(narrow(many), found, rtol=1e-12, atol=1e-12)
+    assert narrow(many.view(2, -1, 256)).shape == (2, narrow_weight.MANY_TOKENS // 2, 24)
+
+
+def test_what_shares_an_input_is_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = [PlanesWeight.of(weight) for weight in (int8(8, 1), int4(3, 2), int4(5, 3))]
+    merged = together([weights[0], *(NarrowWeight.narrow(weight, torch.int8) for weight in weights[1:])], CUDA)
+    assert type(merged) is MergedPlanes
+    rounded = []
+
+    def round_and_count(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        rounded.append(x.shape)
+        return quantize_tokens(x, dtype)
+
+    monkeypatch.setattr(narrow_weight, "quantize_tokens", round_and_count)
+    x = matrix(narrow_weight.MANY_TOKENS, 2).double()
+    products = merged(x)
+    assert rounded == [x.shape]
+    assert torch.equal(products[0], weights[0](x))
+    for found, weight in zip(products[1:], merged.weights[1:], strict=True):
+        assert torch.equal(found, weight(x))
+    few = merged(x[:3])
+    assert all(torch.equal(found, weight(x[:3])) for found, weight in zip(few, weights, strict=True))
 
 
 def test_many_tokens_share_one_scratch_buffer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,3 +101,22 @@ def plane_values(matrix: Planes, dtype: torch.dtype, out: Tensor | None = None) 
     scales = matrix.scales.to(steps.dtype)
     values = (steps.reshape(*scales.shape, matrix.group_size) * scales[..., None]).reshape(steps.shape).to(dtype)
     return values if out is None else out.copy_(values)
+
+
+def plane_codes(matrix: Planes, row_scales: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """The matrix once more in 8 bits, with one scale for a row instead of one for each group.
+
+    Args:
+        matrix: [N, K].
+        row_scales: [N] float32, no less than the row's largest magnitude over the largest number of `dtype`; 0 only
+            where the whole row is.
+        dtype: int8 or float8_e4m3fn.
+        out: [N, K] of that dtype to write to, rows of adjacent numbers; a new tensor without it.
+
+    Returns:
+        Codes [N, K], the nearest to value / row scale in float32.
+    """
+    inverse = torch.where(row_scales > 0, 1 / row_scales, 0)
+    steps = plane_values(matrix, torch.float32) * inverse[:, None]
+    codes = (steps.round() if dtype == torch.int8 else steps).to(dtype)
+    return codes if out is None else out.copy_(codes)

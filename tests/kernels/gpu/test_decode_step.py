@@ -7,7 +7,7 @@ Tensors there have shapes and no numbers, so a step that asks for one, as waitin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,9 +25,11 @@ from salalocal.engine.decode_graph import DecodeGraph, StepKind
 from salalocal.engine.sampling import Choice, Sampler, Sampling
 from salalocal.model.feed_forward import FeedForward
 from salalocal.model.lightning_layer import LightningLayer
+from salalocal.model.narrow import NARROW_DTYPES, narrowed
 from salalocal.model.network import Layer, Network
 from salalocal.model.sparse_layer import SparseLayer
-from salalocal_kernels import Planes, dispatch, watch
+from salalocal_kernels import Planes, coverage, dispatch, watch
+from salalocal_kernels.gpu import scaled_linear
 from salalocal_quant import Int8Weight, PlanesWeight, together
 from salalocal_quant.packed import SCRATCH_BYTES
 
@@ -135,7 +137,7 @@ def test_what_a_chunk_launches(is_sparse: bool, monkeypatch: pytest.MonkeyPatch)
     tile = ["_coarse_lse_kernel", "_block_scores_kernel", "_select_blocks_kernel", "_union_blocks_kernel",
             "_sparse_attention_kernel"]  # fmt: skip
     unpack, twice = "_unpack_planes_kernel", 2  # slices of tokens in the feed-forward
-    feed_forward = ["_rms_norm_kernel", *[unpack] * 3 * twice, "_rms_norm_kernel"]
+    feed_forward = ["_rms_norm_kernel", *[unpack, unpack, "_silu_mul_kernel", unpack] * twice, "_rms_norm_kernel"]
     assert names == [
         "_gather_rows_kernel", "_rms_norm_kernel",
         *[unpack] * 4, "_extend_compressed_keys_kernel", *(tile * 4 if is_sparse else []), "_norm_gate_kernel", unpack,
@@ -145,12 +147,62 @@ def test_what_a_chunk_launches(is_sparse: bool, monkeypatch: pytest.MonkeyPatch)
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", NARROW_DTYPES)
+def test_what_a_chunk_in_eight_bits_launches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has one input is rounded once; q and k of the sparse layer are unpacked to bfloat16 as ever."""
+    monkeypatch.setitem(SCRATCH_BYTES, "meta", SCRATCH_BYTES["cuda"])
+    monkeypatch.setattr(coverage, "_capability", lambda _: (9, 0))
+    made = chunk_in_eight_bits(name)
+    names = [launch.kernel.fn.__name__ for launch in launches(made)]
+    tile = ["_coarse_lse_kernel", "_block_scores_kernel", "_select_blocks_kernel", "_union_blocks_kernel",
+            "_sparse_attention_kernel"]  # fmt: skip
+    round_, times, unpack = "_quantize_tokens_kernel", ["_unpack_planes_kernel", "_scaled_linear_kernel"], 2
+    feed_forward = [
+        "_rms_norm_kernel", *[round_, *times * 2, "_silu_mul_kernel", round_, *times] * 2, "_rms_norm_kernel",
+    ]  # fmt: skip
+    assert names == [
+        "_gather_rows_kernel", "_rms_norm_kernel",
+        round_, *["_unpack_planes_kernel"] * unpack, *times * 2, "_extend_compressed_keys_kernel", *tile * 4,
+        "_norm_gate_kernel", round_, *times, *feed_forward,
+        round_, *times * 4, "_qk_norm_rope_kernel", "_lightning_prefill_kernel", "_norm_gate_kernel", round_, *times,
+        *feed_forward,
+    ]  # fmt: skip
+
+
+def chunk_in_eight_bits(name: str) -> Callable[[], object]:
+    narrow: list[Network] = []
+    launches(lambda: narrow.append(narrowed(network(), name)))
+    (made,) = narrow
+    cache = SessionCache.empty(made.config, torch.bfloat16, META)
+    ids = empty(8192, dtype=torch.int64)
+    return lambda: made.read(ids, cache, True, None)
+
+
+@pytest.mark.parametrize("name", NARROW_DTYPES)
+@pytest.mark.parametrize("capability", SHARED_BYTES)
+def test_every_launch_of_eight_bits_compiles(capability: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "fp8" and capability < 89:
+        pytest.skip("fp8 needs sm_89")
+    monkeypatch.setitem(SCRATCH_BYTES, "meta", SCRATCH_BYTES["cuda"])
+    monkeypatch.setattr(coverage, "_capability", lambda _: (capability // 10, capability % 10))
+    monkeypatch.setattr(scaled_linear, "_capability", lambda _: capability)
+    monkeypatch.setattr(scaled_linear, "_ROWWISE_CAPABILITY", None)
+    wanted = ("_quantize_tokens_kernel", "_unpack_planes_kernel", "_scaled_linear_kernel", "_silu_mul_kernel")
+    made = launches(chunk_in_eight_bits(name))
+    compile_each([launch for launch in made if launch.kernel.fn.__name__ in wanted], capability)
+
+
 @pytest.mark.parametrize("capability", SHARED_BYTES)
 @pytest.mark.parametrize("length", [3000, LENGTH, 1_000_000])
 def test_every_launch_of_a_step_compiles(capability: int, length: int) -> None:
     """As launched where a position and a length lie in memory; shared memory and registers suffice on every card."""
+    compile_each(launches_of(StepKind(length >= 8192, False, DRAWN), length), capability)
+
+
+def compile_each(made: list[Launch], capability: int) -> None:
+    """Every launch once that differs from the others in what it is compiled for."""
     done = set()
-    for launch in launches_of(StepKind(length >= 8192, False, DRAWN), length):
+    for launch in made:
         constants = {name: value for name, value in launch.arguments.items() if not isinstance(value, Tensor | int)}
         key = launch.kernel.fn.__name__, str(sorted(constants.items(), key=str)), str(launch.options)
         if key not in done:

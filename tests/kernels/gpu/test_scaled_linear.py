@@ -121,7 +121,10 @@ def test_compiles_for_every_card(dtype: torch.dtype, group: int) -> None:
         weight = torch.empty(channels, columns, device="meta").to(dtype)
         x_scales = torch.empty(8192, device="meta")
         weight_scales = torch.empty(*scales, dtype=torch.bfloat16 if group else torch.float32, device="meta")
-        with mock.patch.object(gpu, "_capability", return_value=capability):
+        with (
+            mock.patch.object(gpu, "_capability", return_value=capability),
+            mock.patch.object(gpu, "_ROWWISE_CAPABILITY", None),
+        ):
             (launch,) = launches(lambda: gpu.scaled_linear(x, x_scales, weight, weight_scales, torch.bfloat16))  # noqa: B023
         assert_fits(launch, capability)
 

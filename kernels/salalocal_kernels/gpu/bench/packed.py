@@ -17,7 +17,8 @@ from salalocal_kernels.gpu.packed_linear import packed_linear, packed_silu_mul
 from salalocal_kernels.gpu.quantize_tokens import quantize_tokens
 from salalocal_kernels.gpu.rms_norm import add_rms_norm
 from salalocal_kernels.gpu.scaled_linear import scaled_linear
-from salalocal_kernels.gpu.unpack_planes import plane_steps, plane_values
+from salalocal_kernels.gpu.silu_mul import silu_mul
+from salalocal_kernels.gpu.unpack_planes import plane_codes, plane_steps, plane_values
 from salalocal_kernels.ref.planes import Planes
 
 T = TypeVar("T")
@@ -65,11 +66,14 @@ def _prefill() -> list[Case]:
     matrix, numbers = _matrix(HIDDEN, WIDE, 4), HIDDEN * WIDE
     out = torch.empty(HIDDEN, WIDE, device="cuda", dtype=torch.bfloat16)
     x = _random(CHUNK, WIDE)
+    gate, up = _random(CHUNK // 4, WIDE), _random(CHUNK // 4, WIDE)
     unpack = partial(plane_values, matrix, torch.bfloat16, out)
+    row_scales = torch.ones(HIDDEN, device="cuda")
     found = [
         Case("plane_values", "int4 4096 x 16384 to bf16", unpack, matrix.nbytes + out.nbytes),
         _norm(CHUNK),
         _rows(CHUNK),
+        Case("silu_mul", f"{CHUNK // 4:,} x 16384", partial(silu_mul, gate, up), 6 * gate.numel()),
     ]
     for dtype, unit in _UNITS.items():
         if dtype.is_floating_point and torch.cuda.get_device_capability() < (8, 9):
@@ -81,9 +85,11 @@ def _prefill() -> list[Case]:
         by_row = partial(scaled_linear, codes, scales, steps, torch.ones(HIDDEN, device="cuda"), torch.bfloat16)
         by_group = partial(scaled_linear, codes, scales, steps, matrix.scales, torch.bfloat16)
         again = partial(plane_steps, matrix, dtype, steps)
+        narrow = partial(plane_codes, matrix, row_scales, dtype, steps)
         found += [
             Case("quantize_tokens", f"{CHUNK:,} x 16384 to {unit}", partial(quantize_tokens, x, dtype), 3 * x.numel()),
             Case("plane_steps", f"int4 4096 x 16384 to {unit}", again, matrix.nbytes + numbers),
+            Case("plane_codes", f"int4 4096 x 16384 to {unit}", narrow, matrix.nbytes + numbers),
             Case("scaled_linear", f"{product} row", by_row, moved, flop, unit),
             Case("scaled_linear", f"{product} group", by_group, moved, flop, unit),
         ]
