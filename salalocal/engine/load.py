@@ -8,6 +8,7 @@ import torch
 
 from salalocal import planner
 from salalocal.config import ModelConfig
+from salalocal.engine.closer_look import closer_look_tokens
 from salalocal.engine.engine import Engine, available_bytes
 from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.hub import find_model
@@ -63,7 +64,8 @@ def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto", pr
     if prefill != "full":
         network = narrowed(network, prefill)
     name = path.stem if path.is_file() else path.name
-    return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files))
+    look = 0 if path.is_file() else closer_look_tokens(path)
+    return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files), look)
 
 
 def resolve_device(device: str) -> torch.device:
