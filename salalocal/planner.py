@@ -11,6 +11,8 @@ from salalocal.weights.layout import parameter_count, weight_bytes
 
 # What a product with a packed matrix holds at most while it is unpacked in slices.
 _DEQUANTIZE_BYTES = 256 << 20
+# Tokens that the feed-forward takes at once.
+_SLICE_TOKENS = 8192
 # What CUDA itself takes on a card before the first tensor.
 _CUDA_CONTEXT_BYTES = 1 << 29
 _GPU_CHUNK_TOKENS = 8192
@@ -69,16 +71,19 @@ def footprint(config: ModelConfig, item_bytes: int, chunk_tokens: int, *, unpack
     if config.sparse is not None:
         stride = config.sparse.kernel_stride
         compressed = channels * item_bytes * (1 / stride + 1 / (4 * stride))
-    state = config.num_attention_heads * config.head_dim**2 * max(item_bytes, 4)
+    wide = max(item_bytes, 4)
+    state = config.num_attention_heads * config.head_dim**2 * wide
     # Storage grows by an eighth beyond need, and the states of a chunk exist before and after it.
     storage = len(config.sparse_layers) * 1.125
     keeps_packed = config.quantization is not None and not unpack
-    widest = max(config.intermediate_size * 2, config.hidden_size * 4) + config.hidden_size * 3
+    # Gate, up and their product, or all that a mixer projects; the residual stream before and after it.
+    hidden = config.hidden_size
+    widest = (max(config.intermediate_size * 3, hidden * 6) + 2 * hidden) * item_bytes + 2 * hidden * wide
     return Footprint(
         weight_bytes=weight_bytes(config, item_bytes, unpacked=unpack),
         token_bytes=storage * (2 * channels * item_bytes + compressed),
         session_bytes=2 * len(config.lightning_layers) * state,
-        workspace_bytes=min(chunk_tokens, 4096) * widest * max(item_bytes, 4)
+        workspace_bytes=min(chunk_tokens, _SLICE_TOKENS) * widest
         + (256 << 20)
         + (_DEQUANTIZE_BYTES if keeps_packed else 0),
         compressed_token_bytes=storage * compressed,

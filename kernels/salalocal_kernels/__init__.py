@@ -33,6 +33,7 @@ from salalocal_kernels.ref.rope import rope_table
 from salalocal_kernels.ref.scaled_linear import scaled_linear as _scaled_linear
 from salalocal_kernels.ref.select_blocks import select_blocks as _select_blocks
 from salalocal_kernels.ref.silu_mul import silu_mul as _silu_mul
+from salalocal_kernels.ref.silu_mul import silu_mul_codes as _silu_mul_codes
 from salalocal_kernels.ref.token_mass import token_mass as _token_mass
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "scaled_linear",
     "select_blocks",
     "silu_mul",
+    "silu_mul_codes",
     "sparse_attention_decode",
     "sparse_attention_prefill",
     "to_planes",
@@ -111,6 +113,7 @@ packed_linear = Op(_packed.packed_linear, gpu="packed_linear", lacks=_coverage.p
 packed_silu_mul = Op(_packed.packed_silu_mul, gpu="packed_linear", lacks=_coverage.packed_silu_mul)
 plane_values = Op(_plane_values, gpu="unpack_planes", lacks=_coverage.plane_values)
 plane_codes = Op(_plane_codes, gpu="unpack_planes", lacks=_coverage.plane_codes)
+silu_mul_codes = Op(_silu_mul_codes, gpu="silu_mul", lacks=_coverage.silu_mul_codes)
 quantize_tokens = Op(_quantize_tokens, gpu="quantize_tokens", lacks=_coverage.eight_bits)
 scaled_linear = Op(_scaled_linear, gpu="scaled_linear", lacks=_coverage.eight_bits)
 

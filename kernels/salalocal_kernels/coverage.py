@@ -119,6 +119,10 @@ def silu_mul(gate: Tensor, up: Tensor) -> str:
     return _alike(gate, up)
 
 
+def silu_mul_codes(gate: Tensor, up: Tensor, dtype: torch.dtype) -> str:
+    return _alike(gate, up) or _fp8(dtype, gate.device)
+
+
 def eight_bits(x: Tensor, dtype: torch.dtype | Tensor, *_: object) -> str:
     """Of quantize_tokens(x, dtype) and scaled_linear(x codes, ...)."""
     return _fp8(dtype if isinstance(dtype, torch.dtype) else x.dtype, x.device)

@@ -136,8 +136,8 @@ def test_what_a_chunk_launches(is_sparse: bool, monkeypatch: pytest.MonkeyPatch)
     names = [launch.kernel.fn.__name__ for launch in launches(lambda: made.read(ids, cache, is_sparse, None))]
     tile = ["_coarse_lse_kernel", "_block_scores_kernel", "_select_blocks_kernel", "_union_blocks_kernel",
             "_sparse_attention_kernel"]  # fmt: skip
-    unpack, twice = "_unpack_planes_kernel", 2  # slices of tokens in the feed-forward
-    feed_forward = ["_rms_norm_kernel", *[unpack, unpack, "_silu_mul_kernel", unpack] * twice, "_rms_norm_kernel"]
+    unpack = "_unpack_planes_kernel"
+    feed_forward = ["_rms_norm_kernel", unpack, unpack, "_silu_mul_kernel", unpack, "_rms_norm_kernel"]
     assert names == [
         "_gather_rows_kernel", "_rms_norm_kernel",
         *[unpack] * 4, "_extend_compressed_keys_kernel", *(tile * 4 if is_sparse else []), "_norm_gate_kernel", unpack,
@@ -157,9 +157,7 @@ def test_what_a_chunk_in_eight_bits_launches(name: str, monkeypatch: pytest.Monk
     tile = ["_coarse_lse_kernel", "_block_scores_kernel", "_select_blocks_kernel", "_union_blocks_kernel",
             "_sparse_attention_kernel"]  # fmt: skip
     round_, times, unpack = "_quantize_tokens_kernel", ["_unpack_planes_kernel", "_scaled_linear_kernel"], 2
-    feed_forward = [
-        "_rms_norm_kernel", *[round_, *times * 2, "_silu_mul_kernel", round_, *times] * 2, "_rms_norm_kernel",
-    ]  # fmt: skip
+    feed_forward = ["_rms_norm_kernel", round_, *times * 2, "_silu_mul_codes_kernel", *times, "_rms_norm_kernel"]
     assert names == [
         "_gather_rows_kernel", "_rms_norm_kernel",
         round_, *["_unpack_planes_kernel"] * unpack, *times * 2, "_extend_compressed_keys_kernel", *tile * 4,
@@ -187,7 +185,7 @@ def test_every_launch_of_eight_bits_compiles(capability: int, name: str, monkeyp
     monkeypatch.setattr(coverage, "_capability", lambda _: (capability // 10, capability % 10))
     monkeypatch.setattr(scaled_linear, "_capability", lambda _: capability)
     monkeypatch.setattr(scaled_linear, "_ROWWISE_CAPABILITY", None)
-    wanted = ("_quantize_tokens_kernel", "_unpack_planes_kernel", "_scaled_linear_kernel", "_silu_mul_kernel")
+    wanted = ("_quantize_tokens_kernel", "_unpack_planes_kernel", "_scaled_linear_kernel", "_silu_mul_codes_kernel")
     made = launches(chunk_in_eight_bits(name))
     compile_each([launch for launch in made if launch.kernel.fn.__name__ in wanted], capability)
 
