@@ -56,7 +56,7 @@ NO_TORCH = (
 WEB = ("gradio", "fastapi", "starlette", "uvicorn", "flask", "aiohttp", "tornado", "django")
 WEB_PLACES = ("salalocal_ui", "salalocal.server")
 
-OPTIONAL = ("llama_cpp", "triton", "fla", "bitsandbytes")
+OPTIONAL = ("llama_cpp", "triton", "fla", "bitsandbytes", "pynvml")
 """Packages that may be missing: the only foreign ones that a module may import in a function without naming
 them at its top ..."""
 
