@@ -105,10 +105,31 @@ class DensePeer:
         self._hidden_norm = torch.ones(shape.hidden, dtype=dtype, device=device)
         self._head_norm = torch.ones(shape.head_dim, dtype=dtype, device=device)
         self.kv: list[tuple[Tensor, Tensor]] = []
+        self._room: list[tuple[Tensor, Tensor]] = []
+
+    def reserve(self, tokens: int) -> None:
+        """Takes memory for K/V of so many tokens in all layers, in the place of what was taken before.
+
+        So a prompt whose K/V cannot be held fails before anything is computed.
+
+        Raises:
+            torch.OutOfMemoryError: it is not there; none is held.
+        """
+        self.release()
+        try:
+            for _ in range(self.shape.layers):
+                self._room.append((self._empty(tokens, self.shape.kv_heads), self._empty(tokens, self.shape.kv_heads)))
+        except torch.OutOfMemoryError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Gives the memory of K/V back."""
+        self.kv, self._room = [], []
 
     @torch.inference_mode()
     def read(self, ids: Tensor, backend: Backend) -> Tensor:
-        """Reads a prompt anew; K/V of an earlier one are let go.
+        """Reads a prompt anew; K/V of an earlier one are overwritten.
 
         Args:
             ids: int64 [T] on the device.
@@ -118,16 +139,13 @@ class DensePeer:
             logits [vocab] of the last token, float32.
         """
         shape, tokens = self.shape, ids.shape[0]
-        self.kv = []
+        if not self._room or self._room[0][0].shape[0] < tokens:
+            self.reserve(tokens)
+        self.kv = [(keys[:tokens], values[:tokens]) for keys, values in self._room]
         x = F.embedding(ids, self.embedding)
         cos, sin = self._rope(tokens)
-
-        def room(heads: int) -> Tensor:
-            return torch.empty(tokens, heads, shape.head_dim, dtype=self._dtype, device=self._device)
-
-        q = room(shape.heads)
-        for layer in self.layers:
-            k, v = room(shape.kv_heads), room(shape.kv_heads)
+        q = self._empty(tokens, shape.heads)
+        for layer, (k, v) in zip(self.layers, self.kv, strict=True):
             for part in _slices(tokens):
                 q[part], k[part], v[part] = self._queries_keys_values(layer, x[part], cos[part], sin[part])
             out = attend(q, k, v, backend).view(tokens, -1)
@@ -135,8 +153,10 @@ class DensePeer:
                 x[part] += F.linear(out[part], layer.o_proj)
                 x[part] += self._feed_forward(layer, x[part])
             del out
-            self.kv.append((k, v))
         return F.linear(self._norm(x[-1:]), self.head)[0].float()
+
+    def _empty(self, tokens: int, heads: int) -> Tensor:
+        return torch.empty(tokens, heads, self.shape.head_dim, dtype=self._dtype, device=self._device)
 
     def _queries_keys_values(
         self, layer: DenseLayer, x: Tensor, cos: Tensor, sin: Tensor

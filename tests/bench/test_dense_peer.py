@@ -71,6 +71,24 @@ def test_a_prompt_is_read_anew() -> None:
     assert len(peer.kv) == SHAPE.layers
 
 
+def test_without_memory_for_keys_and_values_nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = DensePeer(SHAPE, torch.float64, CPU)
+    peer.read(IDS, "math")
+    empty, left = torch.empty, [4]
+
+    def scarce(*shape: int, **options: object) -> Tensor:
+        left[0] -= 1
+        if left[0] < 0:
+            raise torch.OutOfMemoryError
+        return empty(*shape, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(torch, "empty", scarce)
+    monkeypatch.setattr(dense_peer, "attend", None)
+    with pytest.raises(torch.OutOfMemoryError):
+        peer.read(torch.cat([IDS, IDS]), "math")
+    assert peer.kv == peer._room == []
+
+
 def test_heads_in_groups_or_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend without grouped heads is given every head its own."""
     q, k, v = (torch.randn(20, heads, 8, dtype=torch.float64) for heads in (6, 2, 2))
