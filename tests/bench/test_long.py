@@ -18,7 +18,7 @@ from made_sizes import small_config
 
 from salalocal.bench import long, long_peer
 from salalocal.bench.dense_peer import DensePeer, DenseShape
-from salalocal.bench.long import Plan, made_ids, missing, open_session, time_texts
+from salalocal.bench.long import Plan, made_ids, missing, open_session, scoring_seconds, time_texts
 from salalocal.bench.long_model import scoring_flop, time_models
 from salalocal.bench.long_peer import time_peer
 from salalocal.bench.long_rows import LongRow, LongTable, Traffic
@@ -27,6 +27,7 @@ from salalocal.engine.sampling import Sampler, Sampling
 from salalocal.engine.session import Session
 from salalocal.errors import EngineFailure, InvalidRequest
 from salalocal.model.network import Network
+from salalocal_kernels import watch
 
 CPU = torch.device("cpu")
 PLAN = Plan(lengths=(256, 128), selections=("own", "replayed", "all-new"), chunk_tokens=64, steps=3)
@@ -292,3 +293,27 @@ def test_a_backend_that_is_not_there_is_left_out(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(long_peer, "attend", lambda *_: only_math(*(torch.zeros(1, 1, 1),) * 3, backend="flash"))
     with pytest.raises(EngineFailure, match="none of PyTorch's attention backends"):
         peer_rows(LongTable(None), (32,))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_texts_on_a_gpu() -> None:
+    """As the released sizes are, in seconds: every op by its kernel, every selection, stages, memory, the peer."""
+    device = torch.device("cuda")
+    made = make_network(small_config(), torch.bfloat16, device)
+    table = LongTable(None)
+    with watch() as served:
+        time_texts(made, replace(PLAN, staged=True), table, "a card", "a run", lambda _: None)
+    assert served.fallbacks == {}
+    assert [(row.selection, row.tokens, row.note) for row in table.rows] == [
+        (kind, tokens, "") for kind in ("own", "replayed", "all-new") for tokens in (128, 256)
+    ]
+    for row in table.rows[1::2]:
+        assert row.peak_device_bytes is not None
+        assert row.peak_device_bytes > 100 << 20
+    assert scoring_seconds(released_config(), 1 << 16) > 0
+    time_peer(
+        lambda: DensePeer(replace(SHAPE, head_dim=64), torch.bfloat16, device),
+        (64,), table, "a card", "a run", lambda _: None,
+    )  # fmt: skip
+    assert table.rows[-1].ttft_seconds is not None
