@@ -30,13 +30,26 @@ MAY_NOT_IMPORT = {
     "cache": (*DOORS, "engine", "model"),
     "weights": (*DOORS, "engine"),
     **dict.fromkeys(
-        ("config", "errors", "documents", "evidence", "forecast", "hub", "machine", "planner", "times", "tokenizer"),
+        (
+            "config",
+            "errors",
+            "documents",
+            "evidence",
+            "forecast",
+            "hub",
+            "machine",
+            "planner",
+            "plans",
+            "times",
+            "tokenizer",
+        ),
         (*DOORS, "engine", "model", "cache"),
     ),
 }
 """Part of `salalocal` -> the parts above it. A part that is not named here still may not import a door."""
 
 NO_TORCH = (
+    "salalocal.byte_sizes",
     "salalocal.config",
     "salalocal.errors",
     "salalocal.evidence",

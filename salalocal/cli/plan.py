@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +16,7 @@ from salalocal.errors import InvalidRequest
 from salalocal.evaluate.lengths import parse_lengths
 from salalocal.forecast import Place, Plan, Setting, make_plan
 from salalocal.planner import usable_gpu_bytes
+from salalocal.plans import read_config
 
 if TYPE_CHECKING:
     from salalocal.machine import Machine
@@ -70,7 +70,7 @@ def plan(
     machine; where it was never run, it is run first. Exits with 1 where the context does not fit.
     """
     path = hub.find_config(model)
-    config = _read_config(path)
+    config = read_config(path)
     tokens = config.max_position_embeddings if context is None else _tokens(context)
     where = _where(device, None if gpu_memory is None else parse_gpu_memory(gpu_memory))
     planned = make_plan(config, tokens, where.place)
@@ -241,14 +241,6 @@ def measured_note(machine: Machine) -> str:
             "'salalocal bench machine' measures again"
         )
     return text
-
-
-def _read_config(path: Path) -> ModelConfig:
-    if path.suffix == ".json":
-        return ModelConfig.from_json(path)
-    from salalocal.weights.gguf_source import GgufSource
-
-    return GgufSource(path).config
 
 
 def _tokens(text: str) -> int:
