@@ -11,12 +11,14 @@ _UNITS = {"gib": 1 << 30, "gb": 10**9, "mib": 1 << 20, "mb": 10**6}
 _GPU_BYTES = (1 << 30, 1 << 42)
 
 
-def parse_gpu_memory(text: str) -> int:
-    """ "7.25GiB" -> bytes of a GPU's memory.
+def parse_gpu_memory(text: str | None) -> int | None:
+    """ "7.25GiB" -> bytes of a GPU's memory; None, where none is named, stays None.
 
     Raises:
         InvalidRequest: not a size with its unit, or outside 1 GiB to 4 TiB.
     """
+    if text is None:
+        return None
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise InvalidRequest(f"--gpu-memory is {text[:40]!r}; give a size as in 8GiB or 24GB")
@@ -24,7 +26,7 @@ def parse_gpu_memory(text: str) -> int:
     least, most = _GPU_BYTES
     if not least <= count <= most:
         raise InvalidRequest(
-            f"--gpu-memory is {text[:40].strip()}; from {human_size(least)} to {human_size(most)} can be planned for"
+            f"--gpu-memory is {text[:40].strip()}; from {human_size(least)} to {human_size(most)} can be given"
         )
     return count
 

@@ -89,7 +89,7 @@ def long(
         selections=_selections(selection),
         prefill=prefill,
         chunk_tokens=_chunk(chunk),
-        gpu_memory=None if gpu_memory is None else parse_gpu_memory(gpu_memory),
+        gpu_memory=parse_gpu_memory(gpu_memory),
         staged=staged,
     )
     peer_lengths = () if peer is None else parse_lengths(peer, _LEAST, _MOST)

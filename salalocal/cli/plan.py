@@ -72,7 +72,7 @@ def plan(
     path = hub.find_config(model)
     config = read_config(path)
     tokens = config.max_position_embeddings if context is None else _tokens(context)
-    where = _where(device, None if gpu_memory is None else parse_gpu_memory(gpu_memory))
+    where = _where(device, parse_gpu_memory(gpu_memory))
     planned = make_plan(config, tokens, where.place)
     if json:
         print_json(as_data(model, planned, where))
