@@ -15,11 +15,12 @@ from typing import Literal
 
 import torch
 
-from salalocal.bench.clock import milliseconds, settle, wall_milliseconds
+from salalocal.bench.clock import settle, wall_milliseconds
 from salalocal.bench.long_rows import OUT_OF_MEMORY, LongRow, LongTable, Traffic
 from salalocal.bench.made_selections import MadeSelections
 from salalocal.bench.process_memory import peak_resident_bytes, reset_peak
 from salalocal.bench.replay import replaying
+from salalocal.bench.scoring import compile_scoring
 from salalocal.bench.steps import MADE_UP
 from salalocal.cache.session_cache import SessionCache
 from salalocal.config import ModelConfig
@@ -27,7 +28,6 @@ from salalocal.engine.gpu_memory import peak_bytes
 from salalocal.engine.sampling import Sampler, Sampling
 from salalocal.engine.session import Session
 from salalocal.model.network import Network
-from salalocal_kernels import block_scores, select_blocks
 from salalocal_kernels.gpu.bench.selections import REPLAYED_SHARE, REPLAYED_STEP_SHARE
 
 Selection = Literal["own", "replayed", "all-new"]
@@ -35,7 +35,6 @@ Selection = Literal["own", "replayed", "all-new"]
 # The first steps compile and record.
 _WARM_UP_STEPS = 5
 _WARM_UP_CHUNKS = 2
-_SCORED_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,8 @@ def _reading(network: Network, rows: list[LongRow], plan: Plan) -> Iterator[Long
     config, device = network.config, network.device
     selections = _made(config, rows[-1].selection, device)
     model = network if selections is None else replaying(network, selections)
-    _warm_up(model, plan.chunk_tokens)
     length = rows[-1].tokens
+    _warm_up(model, length, plan.chunk_tokens)
     session = open_session(model, length + _WARM_UP_STEPS + plan.steps, plan.chunk_tokens)
     ids = made_ids(config, length)
     stages = {row.tokens: row for row in rows}
@@ -192,11 +191,13 @@ def made_ids(config: ModelConfig, tokens: int) -> list[int]:
     return ids
 
 
-def _warm_up(network: Network, chunk_tokens: int) -> None:
-    """Compiles what a text needs: the first tokens of one, read as those of a long text."""
+def _warm_up(network: Network, length: int, chunk_tokens: int) -> None:
+    """Compiles what a text needs: reads the first tokens of one, and scores blocks as far as it goes."""
     assert network.config.sparse is not None
     tokens = _WARM_UP_CHUNKS * chunk_tokens
     final = max(tokens, network.config.sparse.dense_len)
+    if network.device.type == "cuda":
+        compile_scoring(network.config, length, chunk_tokens, network.dtype, network.device)
     session = open_session(network, final, chunk_tokens)
     session.prefill(made_ids(network.config, tokens), chunk_tokens, final)
     settle(network.device)
@@ -223,34 +224,6 @@ def _with_peaks(row: LongRow, device: torch.device) -> LongRow:
         return row
     peak = peak_bytes(device)
     return replace(row, peak_device_bytes=peak.nbytes, peak_device_by=peak.by)
-
-
-def scoring_seconds(config: ModelConfig, tokens: int) -> float:
-    """What scores and selection by themselves add to a text of N tokens on the current GPU, by N^2.
-
-    Timed on some queries behind `tokens` others; a query's work grows with what is before it, so on average it is half.
-    """
-    sparse = config.sparse
-    assert sparse is not None
-    dim, kv_heads, first = config.sparse_head_dim, config.num_key_value_heads, tokens - _SCORED_ROWS
-
-    def drawn(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, dtype=torch.bfloat16, device="cuda")
-
-    q = drawn(_SCORED_ROWS, config.num_attention_heads, dim)
-    levels = ((sparse.kernel_size, sparse.kernel_stride), (4 * sparse.kernel_size, 4 * sparse.kernel_stride))
-    fine, coarse = (drawn(kv_heads, (tokens - size) // stride + 1, dim) for size, stride in levels)
-    blocks = -(-tokens // sparse.block_size)
-
-    def call() -> object:
-        scores = block_scores(q, fine, coarse, first, dim**-0.5, sparse.kernel_stride, sparse.block_size, blocks)
-        return select_blocks(
-            scores, first, sparse.block_size, sparse.init_blocks, sparse.local_blocks, sparse.selected_blocks
-        )
-
-    with torch.inference_mode():
-        seconds = milliseconds(call) / 1e3
-    return len(config.sparse_layers) * seconds / (_SCORED_ROWS * tokens) / 2
 
 
 def let_go(device: torch.device) -> None:

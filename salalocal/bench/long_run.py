@@ -11,11 +11,12 @@ import torch
 
 from salalocal.bench.clock import Ceilings, measure_ceilings
 from salalocal.bench.dense_peer import DensePeer, DenseShape
-from salalocal.bench.long import Plan, let_go, missing, scoring_seconds, time_texts
+from salalocal.bench.long import Plan, let_go, missing, time_texts
 from salalocal.bench.long_peer import missing_peers, time_peer
 from salalocal.bench.long_rows import LongRow, LongTable
 from salalocal.bench.made_model import make_network, released_config
-from salalocal.engine.gpu_memory import cap
+from salalocal.bench.scoring import scoring_seconds
+from salalocal.engine.gpu_memory import cap, lift_cap
 from salalocal.errors import InvalidRequest
 from salalocal.model.narrow import narrowed, why_not
 from salalocal.weights.layout import weight_bytes
@@ -71,7 +72,7 @@ def time_long(
         if ours:
             _time_ours(plan, table, name, run, on_row)
         let_go(device)
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        lift_cap(device)
         time_peer(lambda: DensePeer(DenseShape(), torch.bfloat16, device), peer_lengths, table, name, run, on_row)
     return dict(served.fallbacks)
 

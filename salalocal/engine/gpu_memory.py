@@ -89,16 +89,26 @@ def cap(device: torch.device, cap_bytes: int, weight_bytes: int, name: str) -> i
             available_bytes=cap_bytes,
         )
     _, total = torch.cuda.mem_get_info(device)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, left / total), device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, left / total), _number(device))
     return left
+
+
+def lift_cap(device: torch.device) -> None:
+    """PyTorch gets all of `device` again."""
+    torch.cuda.set_per_process_memory_fraction(1.0, _number(device))
 
 
 def allowed_bytes(device: torch.device) -> int:
     """What PyTorch may take of `device` in all; the whole card without a cap."""
     _, total = torch.cuda.mem_get_info(device)
     # PyTorch has not always told.
-    fraction: Callable[[torch.device], float] | None = getattr(torch.cuda, "get_per_process_memory_fraction", None)
-    return total if fraction is None else int(total * fraction(device))
+    fraction: Callable[[int], float] | None = getattr(torch.cuda, "get_per_process_memory_fraction", None)
+    return total if fraction is None else int(total * fraction(_number(device)))
+
+
+def _number(device: torch.device) -> int:
+    """The card's number: unlike the rest of PyTorch, limits are refused for "cuda" without one."""
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def _gib(count: int) -> str:

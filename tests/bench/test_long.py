@@ -18,11 +18,12 @@ from made_sizes import small_config
 
 from salalocal.bench import long, long_peer
 from salalocal.bench.dense_peer import DensePeer, DenseShape
-from salalocal.bench.long import Plan, made_ids, missing, open_session, scoring_seconds, time_texts
+from salalocal.bench.long import Plan, made_ids, missing, open_session, time_texts
 from salalocal.bench.long_model import scoring_flop, time_models
 from salalocal.bench.long_peer import time_peer
 from salalocal.bench.long_rows import LongRow, LongTable, Traffic
 from salalocal.bench.made_model import make_network, released_config
+from salalocal.bench.scoring import scoring_seconds
 from salalocal.engine.sampling import Sampler, Sampling
 from salalocal.engine.session import Session
 from salalocal.errors import EngineFailure, InvalidRequest

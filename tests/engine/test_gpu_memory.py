@@ -16,7 +16,7 @@ from naive_sala import tiny_config, write_model
 import salalocal
 from salalocal.engine import gpu_memory
 from salalocal.engine.engine import available_bytes
-from salalocal.engine.gpu_memory import Held, allowed_bytes, cap, held, outside_bytes, peak_bytes
+from salalocal.engine.gpu_memory import Held, allowed_bytes, cap, held, lift_cap, outside_bytes, peak_bytes
 from salalocal.errors import DoesNotFit, InvalidRequest
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -30,6 +30,15 @@ class Card:
     free = 77 * GIB
     reserved, allocated, most_reserved = 2 * GIB, GIB, 5 * GIB
 
+    def limit(self, fraction: float, device: object) -> None:
+        """As PyTorch, which refuses torch.device("cuda")."""
+        assert device == 0
+        self.fraction = fraction
+
+    def limit_of(self, device: object) -> float:
+        assert device == 0
+        return self.fraction
+
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Card:
@@ -38,10 +47,9 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: card.reserved)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: card.allocated)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: card.most_reserved)
-    monkeypatch.setattr(
-        torch.cuda, "set_per_process_memory_fraction", lambda fraction, _: setattr(card, "fraction", fraction)
-    )
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: card.fraction, raising=False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", card.limit)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", card.limit_of, raising=False)
     monkeypatch.setattr(torch, "ones", lambda *shape, **_device: torch.zeros(*shape))
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setattr(gpu_memory, "_QUERY", ("no-such-tool",))
@@ -93,6 +101,8 @@ def test_pytorch_gets_what_cuda_leaves_of_the_cap(card: Card) -> None:
     assert allowed_bytes(CARD) == pytest.approx(left, abs=1)
     # All but a twentieth of what the cap leaves beside the tensors that are there.
     assert available_bytes(CARD) == pytest.approx(0.95 * (left - GIB), abs=2)
+    lift_cap(torch.device("cuda:0"))
+    assert card.fraction == 1.0
 
 
 def test_without_a_cap_the_free_memory_counts(card: Card) -> None:
