@@ -19,6 +19,7 @@ from salalocal.documents import Document
 from salalocal.engine.closer_look import Source
 from salalocal.engine.events import Done, Evidence, Token
 from salalocal.engine.generate import generate, read_prompt
+from salalocal.engine.gpu_memory import allowed_bytes
 from salalocal.engine.progress import Progress
 from salalocal.engine.sampling import Sampling
 from salalocal.engine.session import Session
@@ -311,6 +312,7 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = min(free, max(0, allowed_bytes(device) - torch.cuda.memory_allocated(device)))
     else:
         free = psutil.virtual_memory().available
     return usable_bytes(free)

@@ -10,6 +10,7 @@ from salalocal import planner
 from salalocal.config import ModelConfig
 from salalocal.engine.closer_look import closer_look_tokens
 from salalocal.engine.engine import Engine, available_bytes
+from salalocal.engine.gpu_memory import cap as cap_memory
 from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.hub import find_model
 from salalocal.model.narrow import NARROW_DTYPES, narrowed, why_not
@@ -24,7 +25,13 @@ from salalocal.weights.source import WeightSource
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
-def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto", prefill: str = "full") -> Engine:
+def load(
+    path_or_name: str | Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    prefill: str = "full",
+    gpu_memory: int | None = None,
+) -> Engine:
     """Loads a model: a folder with config.json and safetensors, a .gguf file, or the name of one on this machine.
 
     Packed weights stay packed on a GPU. A CPU would spend most of its time unpacking them, again for every token, so
@@ -38,16 +45,21 @@ def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto", pr
         prefill: how long chunks multiply packed matrices: "full", in `dtype`; "int8" or "fp8", rounded to 8 bits on
             both sides: less exact, for GPUs whose matrix units are faster in them (docs/performance.md). What decides
             which blocks are read, the head, chunks below 256 tokens and every token of an answer stay full.
+        gpu_memory: bytes of the GPU that the process may hold in all, CUDA's own part included; None: all that is
+            free. It holds for everything that PyTorch does in this process from now on.
 
     Raises:
         ModelNotFound, BadConfig, BadCheckpoint, BadTokenizer, UnsupportedFormat: the model cannot be used as it is.
-        DoesNotFit: the weights exceed the free memory; nothing was allocated.
-        InvalidRequest: device, dtype or prefill is not known or not there, or prefill is in 8 bits and nothing packed.
+        DoesNotFit: the weights exceed the free memory or `gpu_memory`; nothing was allocated.
+        InvalidRequest: device, dtype or prefill is not known or not there, prefill is in 8 bits and nothing packed, or
+            `gpu_memory` is given for a processor.
     """
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
     _check_prefill(prefill, where)
     path = find_model(path_or_name)
+    if gpu_memory is not None and where.type != "cuda":
+        raise InvalidRequest(f"gpu_memory is for a GPU, and {path.name} is to run on the processor: leave it out")
     config, source, tokenizer = _open(path)
     if prefill != "full" and config.quantization is None:
         raise InvalidRequest(
@@ -59,6 +71,8 @@ def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto", pr
         sizes, unpack = _choose_packing(config, kind, where, chunk)
     else:
         sizes, unpack = footprint(config, kind.itemsize, chunk), False
+    if gpu_memory is not None:
+        cap_memory(where, gpu_memory, sizes.weight_bytes, path.name)
     _check_fits(path, sizes, where)
     network = build_network(config, source, kind, where, unpack=unpack)
     if prefill != "full":

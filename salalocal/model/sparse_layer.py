@@ -27,6 +27,11 @@ _TILE_TOKENS = 2048
 _TILE_SCORES = 1 << 24
 
 
+def tile_tokens(num_blocks: int) -> int:
+    """Queries of a tile in a chunk that ends with so many blocks."""
+    return max(1, min(_TILE_TOKENS, _TILE_SCORES // num_blocks))
+
+
 @dataclass(frozen=True)
 class BlocksRead:
     """What an attention layer read for some tokens.
@@ -93,7 +98,7 @@ class SparseLayer:
         sparse = self.config.sparse
         assert sparse is not None
         outs, selections = [], []
-        tile = max(1, min(_TILE_TOKENS, _TILE_SCORES // memory.num_blocks(span.length)))
+        tile = tile_tokens(memory.num_blocks(span.length))
         for start in range(0, span.tokens, tile):
             rows = q[start : start + tile]
             is_last = start + tile >= span.tokens

@@ -12,7 +12,7 @@ from scripted import Run
 
 from salalocal import machine as records
 from salalocal.bench import machine as bench
-from salalocal.cli.plan import human_size
+from salalocal.byte_sizes import human_size
 from salalocal.machine import Hardware, Machine, Reading, record_path
 from salalocal.times import Rates
 
@@ -143,7 +143,7 @@ def test_a_folder_with_nothing_but_a_config(run: Run, measured: list[str], tmp_p
         (("salalocal-pocket", "--gpu-memory", "lots"), "--gpu-memory is 'lots'; give a size as in 8GiB or 24GB"),
         (
             ("salalocal-pocket", "--gpu-memory", "0.5GiB"),
-            "--gpu-memory is 0.5GiB; from 1.0 GiB to 4096.0 GiB can be planned for",
+            "--gpu-memory is 0.5GiB; from 1.0 GiB to 4096.0 GiB can be given",
         ),
         (("salalocal-pocket", "--gpu-memory", "8GiB", "--device", "cpu"), "leave one of them out"),
         (("salalocal-pocket", "--device", "cuda"), "finds no usable NVIDIA GPU"),
