@@ -13,6 +13,7 @@ from salalocal_kernels.ref import attention as _attention
 from salalocal_kernels.ref import lightning as _lightning
 from salalocal_kernels.ref import packed_linear as _packed
 from salalocal_kernels.ref.add_rms_norm import add_rms_norm as _add_rms_norm
+from salalocal_kernels.ref.advance import advance as _advance
 from salalocal_kernels.ref.block_scores import block_scores as _block_scores
 from salalocal_kernels.ref.compress_keys import compress_keys as _compress_keys
 from salalocal_kernels.ref.extend_compressed_keys import extend_compressed_keys as _extend_compressed_keys
@@ -42,6 +43,7 @@ __all__ = [
     "Planes",
     "Served",
     "add_rms_norm",
+    "advance",
     "block_scores",
     "compress_keys",
     "dense_attention",
@@ -106,6 +108,7 @@ token_mass = Op(_token_mass)
 dense_attention = Op(_attention.dense_attention, gpu="dense_attention")
 # Sampling.
 random_uniform = Op(_random_uniform, gpu="random_uniform")
+advance = Op(_advance, gpu="advance")
 # Weights.
 linear = Op(_linear)
 gather_rows = Op(_gather_rows, gpu="gather_rows", lacks=_coverage.gather_rows, decides=2)

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from salalocal.bench.clock import settle, wall_milliseconds
+from salalocal.bench.clock import settle
 from salalocal.bench.long_rows import OUT_OF_MEMORY, LongRow, LongTable, Traffic
 from salalocal.bench.made_selections import MadeSelections
 from salalocal.bench.process_memory import peak_resident_bytes, reset_peak
@@ -153,16 +153,18 @@ def _answered(
     times: list[float] = []
     before = traffic_of(session)
 
-    def step() -> None:
-        nonlocal token
-        token = session.step_and_choose(token, sampler)
-
+    settle(device)
+    at = perf_counter()
     for number in range(_WARM_UP_STEPS + steps):
         if selections is not None:
-            selections.aim(session.length)
+            selections.aim(session.launched)
         if number == _WARM_UP_STEPS:
             before = traffic_of(session)
-        times.append(wall_milliseconds(step, device))
+        token = session.step_and_choose(token, sampler)
+        # From one token on the host to the next: the step after this one may be under way.
+        last, at = at, perf_counter()
+        times.append(1e3 * (at - last))
+    settle(device)
     return replace(
         row,
         decode_ms=median(times[_WARM_UP_STEPS:]),

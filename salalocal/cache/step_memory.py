@@ -36,13 +36,14 @@ class StepStorage:
     Attributes:
         page_table: int64 [N], the page of each block; entries of blocks that are not there yet name any page.
         blocks: int32 [Hkv, N], 0 to N - 1.
-        states: [H, Dk, Dv] per lightning layer.
+        states: [H, Dk, Dv] per lightning layer, before the step; new_states: after it.
         layers: per attention layer.
     """
 
     page_table: Tensor
     blocks: Tensor
     states: tuple[Tensor, ...]
+    new_states: tuple[Tensor, ...]
     layers: tuple[LayerStorage, ...]
 
     def at(self, position: Tensor) -> StepMemory:
@@ -65,8 +66,13 @@ class StepMemory:
 
     @property
     def states(self) -> tuple[Tensor, ...]:
-        """[H, Dk, Dv] per lightning layer."""
+        """[H, Dk, Dv] per lightning layer, before the step."""
         return self.storage.states
+
+    @property
+    def new_states(self) -> tuple[Tensor, ...]:
+        """[H, Dk, Dv] per lightning layer, after it."""
+        return self.storage.new_states
 
     def attention(self, index: int) -> StepAttention:
         """The memory of attention layer number `index` (counted among attention layers)."""

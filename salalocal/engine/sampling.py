@@ -129,15 +129,14 @@ class Sampler:
     def __call__(self, logits: Tensor) -> int:
         """Chooses from logits [V]. Raises EngineFailure as `accept`."""
         seed, count = torch.tensor([[self.seed], [self.count]], device=logits.device)
-        return self.accept(self.choice(logits, seed, count))
+        return self.accept(int(self.choice(logits, seed, count)))
 
-    def accept(self, chosen: Tensor) -> int:
-        """Counts a token that `choice` has chosen for `seed` and `count`; waits for the GPU.
+    def accept(self, token: int) -> int:
+        """Counts a token that `choice` has chosen for `seed` and `count`.
 
         Raises:
             EngineFailure: NaN or +Inf among the logits, or nothing but -Inf.
         """
-        token = int(chosen)
         if token < 0:
             raise EngineFailure("the model computed NaN or Inf instead of logits; the answer was stopped")
         self.count += 1

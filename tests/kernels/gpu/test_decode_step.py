@@ -111,7 +111,7 @@ def test_what_a_step_launches() -> None:
         "_select_blocks_kernel", "_attend_split_kernel", "_combine_splits_kernel", "_norm_gate_kernel",
         "_packed_linear_kernel", *FEED_FORWARD,
         "_packed_linear_kernel", "_lightning_decode_kernel", "_packed_linear_kernel", *FEED_FORWARD,
-        "_packed_linear_kernel",
+        "_packed_linear_kernel", "_advance_kernel",
     ]  # fmt: skip
 
 
