@@ -273,7 +273,9 @@ def _copy_states(side: _Side, cache: SessionCache) -> None:
 
 def _update_table(side: _Side, cache: SessionCache) -> None:
     if cache.page_table is not side.table:
-        side.storage.page_table[: len(cache.page_table)].copy_(cache.page_table)
+        # A chunk that died may have left pages beyond the room.
+        pages = cache.page_table[: len(side.storage.page_table)]
+        side.storage.page_table[: len(pages)].copy_(pages)
         side.table = cache.page_table
 
 
