@@ -231,10 +231,15 @@ class DecodeGraph:
             side.graph = graph
 
     def _side_of(self, cache: SessionCache) -> int:
-        """The side that reads the states of `cache`; those of another origin are copied to the first."""
+        """The side that reads the states of `cache`; those of another origin are copied to the first.
+
+        After a step it is the other one than the step's, whose result may still be asked for.
+        """
         assert self._sides is not None
+        if not cache.states:
+            return 1 - self._last
         for number, side in enumerate(self._sides):
-            if cache.states and _are_same(side.storage.states, tuple(cache.states)):
+            if _are_same(side.storage.states, tuple(cache.states)):
                 return number
         _copy_states(self._sides[0], cache)
         return 0
