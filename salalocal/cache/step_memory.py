@@ -45,17 +45,18 @@ class StepStorage:
     new_states: tuple[Tensor, ...]
     layers: tuple[LayerStorage, ...]
 
-    def at(self, position: Tensor) -> StepMemory:
-        """The memory of the step that reads the token at `position`, int64 [1] on the device."""
-        return StepMemory(self, position)
+    def at(self, position: Tensor, length: Tensor) -> StepMemory:
+        """The memory of the step that reads the token at `position`, the last of `length`; int64 [1] on the device."""
+        return StepMemory(self, position, length)
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """The storage at one position, int64 [1]."""
+    """The storage at one position; `length` is one more, both are int64 [1]."""
 
     storage: StepStorage
     position: Tensor
+    length: Tensor
 
     @property
     def states(self) -> tuple[Tensor, ...]:
