@@ -18,6 +18,7 @@ from salalocal_kernels.ref.block_scores import block_scores as _block_scores
 from salalocal_kernels.ref.compress_keys import compress_keys as _compress_keys
 from salalocal_kernels.ref.extend_compressed_keys import extend_compressed_keys as _extend_compressed_keys
 from salalocal_kernels.ref.gather_rows import gather_rows as _gather_rows
+from salalocal_kernels.ref.greedy_token import greedy_token as _greedy_token
 from salalocal_kernels.ref.lightning import lightning_slopes
 from salalocal_kernels.ref.lightning_step import lightning_step as _lightning_step
 from salalocal_kernels.ref.linear import linear as _linear
@@ -30,7 +31,7 @@ from salalocal_kernels.ref.quantize_tokens import quantize_tokens as _quantize_t
 from salalocal_kernels.ref.random_uniform import random_uniform as _random_uniform
 from salalocal_kernels.ref.rms_norm import rms_norm as _rms_norm
 from salalocal_kernels.ref.rope import rope as _rope
-from salalocal_kernels.ref.rope import rope_table
+from salalocal_kernels.ref.rope import rope_table as _rope_table
 from salalocal_kernels.ref.scaled_linear import scaled_linear as _scaled_linear
 from salalocal_kernels.ref.select_blocks import select_blocks as _select_blocks
 from salalocal_kernels.ref.silu_mul import silu_mul as _silu_mul
@@ -49,6 +50,7 @@ __all__ = [
     "dense_attention",
     "extend_compressed_keys",
     "gather_rows",
+    "greedy_token",
     "implementations",
     "lightning_decode",
     "lightning_prefill",
@@ -81,6 +83,7 @@ __all__ = [
 rms_norm = Op(_rms_norm, gpu="rms_norm", lacks=_coverage.floats)
 add_rms_norm = Op(_add_rms_norm, gpu="rms_norm", lacks=_coverage.floats)
 rope = Op(_rope)
+rope_table = Op(_rope_table, gpu="rope_table", lacks=_coverage.rope_table)
 qk_norm_rope = Op(_qk_norm_rope, gpu="qk_norm_rope", lacks=_coverage.floats)
 norm_gate = Op(_norm_gate, gpu="norm_gate", lacks=_coverage.floats)
 silu_mul = Op(_silu_mul, gpu="silu_mul", lacks=_coverage.silu_mul)
@@ -107,6 +110,7 @@ sparse_attention_decode = Op(
 token_mass = Op(_token_mass)
 dense_attention = Op(_attention.dense_attention, gpu="dense_attention")
 # Sampling.
+greedy_token = Op(_greedy_token, gpu="greedy_token", lacks=_coverage.greedy_token)
 random_uniform = Op(_random_uniform, gpu="random_uniform")
 advance = Op(_advance, gpu="advance")
 # Weights.

@@ -106,12 +106,12 @@ FEED_FORWARD = ["_rms_norm_kernel", "_packed_silu_mul_kernel", "_packed_linear_k
 def test_what_a_step_launches() -> None:
     names = [launch.kernel.fn.__name__ for launch in launches_of(StepKind(True, False, GREEDY))]
     assert names == [
-        "_gather_rows_kernel", "_rms_norm_kernel",
+        "_rope_table_kernel", "_gather_rows_kernel", "_rms_norm_kernel",
         "_packed_linear_kernel", "_extend_compressed_keys_kernel", "_coarse_lse_kernel", "_block_scores_kernel",
         "_select_blocks_kernel", "_attend_split_kernel", "_combine_splits_kernel", "_norm_gate_kernel",
         "_packed_linear_kernel", *FEED_FORWARD,
         "_packed_linear_kernel", "_lightning_decode_kernel", "_packed_linear_kernel", *FEED_FORWARD,
-        "_packed_linear_kernel", "_advance_kernel",
+        "_packed_linear_kernel", "_greedy_token_kernel", "_advance_kernel",
     ]  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def test_what_a_chunk_launches(is_sparse: bool, monkeypatch: pytest.MonkeyPatch)
     unpack = "_unpack_planes_kernel"
     feed_forward = ["_rms_norm_kernel", unpack, unpack, "_silu_mul_kernel", unpack, "_rms_norm_kernel"]
     assert names == [
-        "_gather_rows_kernel", "_rms_norm_kernel",
+        "_rope_table_kernel", "_gather_rows_kernel", "_rms_norm_kernel",
         *[unpack] * 4, "_extend_compressed_keys_kernel", *(tile * 4 if is_sparse else []), "_norm_gate_kernel", unpack,
         *feed_forward,
         *[unpack] * 4, "_qk_norm_rope_kernel", "_lightning_prefill_kernel", "_norm_gate_kernel", unpack,
@@ -159,7 +159,7 @@ def test_what_a_chunk_in_eight_bits_launches(name: str, monkeypatch: pytest.Monk
     round_, times, unpack = "_quantize_tokens_kernel", ["_unpack_planes_kernel", "_scaled_linear_kernel"], 2
     feed_forward = ["_rms_norm_kernel", round_, *times * 2, "_silu_mul_codes_kernel", *times, "_rms_norm_kernel"]
     assert names == [
-        "_gather_rows_kernel", "_rms_norm_kernel",
+        "_rope_table_kernel", "_gather_rows_kernel", "_rms_norm_kernel",
         round_, *["_unpack_planes_kernel"] * unpack, *times * 2, "_extend_compressed_keys_kernel", *tile * 4,
         "_norm_gate_kernel", round_, *times, *feed_forward,
         round_, *times * 4, "_qk_norm_rope_kernel", "_lightning_prefill_kernel", "_norm_gate_kernel", round_, *times,
