@@ -1,0 +1,200 @@
+"""Rows of a matrix of 4 bits times one bfloat16 vector on tensor cores. Knows no launcher.
+
+A product with one vector leaves tensor cores idle, so waste there is free. What is gained: they multiply bfloat16 pairs,
+which two codes become by one logic operation and at most one shift, and they add in float32 across four lanes.
+
+`mma.m16n8k16` computes A [16, 16] times B [16, 8]. Lane 4 i + t holds of A parts of rows i and i + 8, and of B parts of
+column i: the same lane, the same i. So row i of A is given not a row of the matrix but what the four lanes of quartet i
+hold of one, row i + 8 the same of a second one, and column i of B the part of the vector that these lanes need. Every
+lane multiplies what it loaded; nothing moves. The two products are in place (i, i) and (i + 8, i) of the result; the rest
+is one quartet's codes times another's activations and is dropped. A quartet holds 64 bytes of a row: a group of 128.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from salalocal_kernels.gpu.early import wait
+from salalocal_kernels.gpu.packed_dot import load
+from salalocal_kernels.gpu.target import INTERPRETED
+
+# 128.0 twice: codes become the last bits of its mantissa. A kernel gets it as an argument, as ONE_HIGH.
+ONES_BFLOAT16 = 0x43004300
+_INTERPRETED = tl.constexpr(INTERPRETED)
+GROUP_OF_QUARTET = 128
+_LANES = tl.constexpr(32)
+
+
+@triton.jit
+def mma_rows(
+    words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows_total, ones,
+    HAS_ZEROS: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, QUADS: tl.constexpr,
+    STAGES: tl.constexpr, IS_EARLY: tl.constexpr, IS_FULL: tl.constexpr,
+):  # fmt: skip
+    """What `dot_rows` returns, for 4 bits in groups of 128, bfloat16 x and QUADS of whole warps."""
+    GROUP: tl.constexpr = 128
+    SPAN: tl.constexpr = GROUP // 8
+    QUADS_PER_GROUP: tl.constexpr = 4
+    ALL_QUADS: tl.constexpr = COLUMNS // 32
+    GROUPS: tl.constexpr = COLUMNS // GROUP
+    IS_WHOLE: tl.constexpr = ALL_QUADS % QUADS == 0
+    last_row = (rows_total - 1 - first_row).to(tl.int32)
+    wide_row = first_row.to(tl.int64)
+    words_ptr += wide_row * (ALL_QUADS * 4)
+    scales_ptr += wide_row * GROUPS
+    zeros_ptr += wide_row * GROUPS
+    column = tl.arange(0, 4)[None, :]
+    lane = tl.arange(0, QUADS) % _LANES
+    quartet = lane // 4
+    # Of a quartet's four lanes this one is left with both results, in the first or the second place of its pair.
+    has_result = lane % 4 == quartet // 2
+    is_second = quartet % 2 == 1
+    nothing = tl.zeros([QUADS], tl.float32)
+    one = tl.full([QUADS], 0x3F803F80, tl.int32)
+    acc = (nothing,) * ROWS
+    for start in tl.range(0, ALL_QUADS, QUADS, num_stages=STAGES):
+        quads = start + tl.arange(0, QUADS)
+        inside = quads < ALL_QUADS
+        each = inside[:, None]
+        at_words = quads[:, None] * 4 + column
+        at_groups = quads // QUADS_PER_GROUP
+        at_x = (at_groups * GROUP + quads % QUADS_PER_GROUP * 4)[:, None] + column
+        words = ()
+        scales = ()
+        zeros = ()
+        for row in tl.static_range(ROWS):
+            own = row if IS_FULL else tl.minimum(row, last_row)
+            words += (load(words_ptr + own * (ALL_QUADS * 4) + at_words, each, IS_WHOLE, "evict_first"),)
+            kept = has_result & inside
+            scales += (tl.load(scales_ptr + own * GROUPS + at_groups, mask=kept, other=0).to(tl.float32),)
+            if HAS_ZEROS:
+                zeros += (tl.load(zeros_ptr + own * GROUPS + at_groups, mask=kept, other=0).to(tl.float32),)
+        wait(IS_EARLY)
+        pairs = ()
+        for plane in tl.static_range(4):
+            low = load(x_ptr + at_x + plane * SPAN, each, IS_WHOLE, "")
+            high = load(x_ptr + at_x + (plane + 4) * SPAN, each, IS_WHOLE, "")
+            pairs += (_columns(_pair(low, high)),)
+        sums = (nothing, nothing, nothing, nothing)
+        for word in tl.static_range(4):
+            for half in tl.static_range(2):
+                sums = _mma(one, one, one, one, pairs[2 * half][word], pairs[2 * half + 1][word], sums)
+        total = tl.where(is_second, sums[1], sums[0])
+        more = ()
+        for row in tl.static_range(0, ROWS, 2):
+            mine = _columns(words[row])
+            next = _columns(words[(row + 1) % ROWS])
+            sums = (nothing, nothing, nothing, nothing)
+            for word in tl.static_range(4):
+                for half in tl.static_range(2):
+                    sums = _mma(
+                        _codes(mine[word], ones, 2 * half), _codes(next[word], ones, 2 * half),
+                        _codes(mine[word], ones, 2 * half + 1), _codes(next[word], ones, 2 * half + 1),
+                        pairs[2 * half][word], pairs[2 * half + 1][word], sums,
+                    )  # fmt: skip
+            for side in tl.static_range(min(ROWS, 2)):
+                middle = 128 + (zeros[row + side] if HAS_ZEROS else 8)
+                value = tl.where(is_second, sums[2 * side + 1], sums[2 * side])
+                more += (acc[row + side] + (value - middle * total) * scales[row + side],)
+        acc = more
+    return _sum_lanes(acc, lane, ROWS)
+
+
+@triton.jit
+def _sum_lanes(parts, lane, COUNT: tl.constexpr):
+    """COUNT tensors [n], a power of two -> [COUNT], their sums.
+
+    A lane keeps half of its tensors and gives away the others, until it holds one: 9 exchanges in a warp for 8 tensors,
+    where summing each by itself takes 40.
+    """
+    if COUNT > 1:
+        parts = _halved(parts, lane, 1)
+    if COUNT > 2:
+        parts = _halved(parts, lane, 2)
+    if COUNT > 4:
+        parts = _halved(parts, lane, 4)
+    if COUNT > 8:
+        parts = _halved(parts, lane, 8)
+    return tl.sum(tl.reshape(parts[0], [parts[0].shape[0] // COUNT, COUNT]), 0)
+
+
+@triton.jit
+def _halved(parts, lane, DISTANCE: tl.constexpr):
+    """Half as many tensors: from each two, the first's sum with a lane DISTANCE away or the second's."""
+    found = ()
+    for index in tl.static_range(0, len(parts), 2):
+        keeps_second = (lane & DISTANCE) != 0
+        kept = tl.where(keeps_second, parts[index + 1], parts[index])
+        given = tl.where(keeps_second, parts[index], parts[index + 1])
+        found += (kept + _from_lane(given, DISTANCE),)
+    return found
+
+
+@triton.jit
+def _from_lane(value, DISTANCE: tl.constexpr):
+    """Of the lane whose number differs in the bit DISTANCE."""
+    if _INTERPRETED:
+        blocks = tl.reshape(value, [value.shape[0] // (2 * DISTANCE), 2, DISTANCE])
+        both = tl.broadcast_to(tl.sum(blocks, 1)[:, None, :], blocks.shape)
+        return tl.reshape(both, value.shape) - value
+    return tl.inline_asm_elementwise(
+        "shfl.sync.bfly.b32 $0, $1, $2, 0x1f, 0xffffffff;", "=f,f,n", [value, DISTANCE],
+        dtype=tl.float32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@triton.jit
+def _codes(words, ones, PLANE: tl.constexpr):
+    """Planes PLANE and PLANE + 4 as a pair of bfloat16, plus 128."""
+    moved = words >> (4 * PLANE)
+    return (moved & 0x000F000F) | ones
+
+
+@triton.jit
+def _pair(low, high):
+    """Two tensors of 16 bits, neighbours in a thread's registers -> one of 32."""
+    if _INTERPRETED:
+        low = low.to(tl.uint16, bitcast=True).to(tl.uint32)
+        high = high.to(tl.uint16, bitcast=True).to(tl.uint32)
+        return (low | (high << 16)).to(tl.int32, bitcast=True)
+    return tl.inline_asm_elementwise(
+        "prmt.b32 $0, $2, $3, 0x5410; prmt.b32 $1, $2, $3, 0x7632;", "=r,=r,r,r", [low, high],
+        dtype=tl.int32, is_pure=True, pack=2,
+    )  # fmt: skip
+
+
+@triton.jit
+def _columns(block):
+    """[n, 4] -> four tensors [n]."""
+    even, odd = tl.split(tl.reshape(block, [block.shape[0], 2, 2]))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
+
+
+@triton.jit
+def _mma(a0, a1, a2, a3, b0, b1, sums):
+    """Every lane's own pairs of two rows (a0, a2 and a1, a3) times its own of x (b0, b1), plus `sums`; see above."""
+    if _INTERPRETED:
+        first = tl.reshape(_dot(a0, b0) + _dot(a2, b1), [a0.shape[0] // 4, 4])
+        second = tl.reshape(_dot(a1, b0) + _dot(a3, b1), [a0.shape[0] // 4, 4])
+        first = tl.reshape(tl.broadcast_to(tl.sum(first, 1)[:, None], first.shape), a0.shape)
+        second = tl.reshape(tl.broadcast_to(tl.sum(second, 1)[:, None], second.shape), a0.shape)
+        return sums[0] + first, sums[1] + first, sums[2] + second, sums[3] + second
+    return tl.inline_asm_elementwise(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};",
+        "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f",
+        [a0, a1, a2, a3, b0, b1, sums[0], sums[1], sums[2], sums[3]],
+        dtype=(tl.float32, tl.float32, tl.float32, tl.float32),
+        is_pure=False,
+        pack=1,
+    )
+
+
+@triton.jit
+def _dot(a, b):
+    """Pairs of bfloat16 in 32 bits: their product, in float32."""
+    low = (a << 16).to(tl.float32, bitcast=True) * (b << 16).to(tl.float32, bitcast=True)
+    return low + (a & -65536).to(tl.float32, bitcast=True) * (b & -65536).to(tl.float32, bitcast=True)
