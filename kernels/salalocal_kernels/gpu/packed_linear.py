@@ -10,6 +10,8 @@ flight. Splitting K over programs would only help matrices of fewer than some 20
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 import triton
@@ -18,8 +20,8 @@ from torch import Tensor
 
 from salalocal_kernels.gpu.early import let_next_begin, overlapped
 from salalocal_kernels.gpu.packed_dot import ONE_HIGH, ONE_LOW, dot_rows
-from salalocal_kernels.gpu.packed_mma import GROUP_OF_QUARTET, ONES_BFLOAT16, mma_rows
-from salalocal_kernels.gpu.target import multiprocessors
+from salalocal_kernels.gpu.packed_mma import GROUP_OF_QUARTET, ONES_BFLOAT16, Mma, mma_rows
+from salalocal_kernels.gpu.target import capability, multiprocessors
 from salalocal_kernels.ref.planes import Planes
 
 # Rows of a program, by the programs per multiprocessor that they leave; more rows share the work on x.
@@ -29,8 +31,12 @@ _WARPS = 4
 # More stages bring the words of the next step through shared memory (8 rows: 24 KiB at 2) where K takes several steps.
 _STAGES = 1
 _SLOTS = 4
-# Whether tensor cores multiply 4 bits where they can.
-_MMA = False
+# How tensor cores multiply 4 bits where they can; None where they do not, until that is timed.
+_MMA: Mma | None = None
+# Registers of a thread; fewer, by its rows, for a program of packed_linear that takes a row at once and has no zero
+# points: six or eight of them fit beside each other, the next launch's among them. Of itself ptxas spills some.
+_MMA_MOST_REGISTERS = 112
+_MMA_REGISTERS = {8: 80, 4: 64}
 
 
 @triton.jit
@@ -43,7 +49,7 @@ def _packed_linear_kernel(
     one_high, one_low, ones, tokens, stride_xt, stride_ot,
     SLOTS: tl.constexpr, FOURS: tl.constexpr, HAS_ZEROS: tl.constexpr, GROUP: tl.constexpr, COLUMNS: tl.constexpr,
     ROWS: tl.constexpr, QUADS_FOUR: tl.constexpr, QUADS_EIGHT: tl.constexpr, EXACT: tl.constexpr,
-    STAGES: tl.constexpr, IS_EARLY: tl.constexpr, MMA: tl.constexpr, IS_FULL: tl.constexpr,
+    STAGES: tl.constexpr, IS_EARLY: tl.constexpr, MMA: tl.constexpr,
 ):  # fmt: skip
     let_next_begin(IS_EARLY)
     # One axis, tokens innermost: the tokens' programs share a matrix's rows in the L2 cache, and the other axes of a
@@ -92,24 +98,24 @@ def _packed_linear_kernel(
     if FOURS == SLOTS:
         y = _dot_rows(
             words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows, one_high, one_low, ones,
-            4, HAS_ZEROS, GROUP, COLUMNS, ROWS, QUADS_FOUR, EXACT, STAGES, IS_EARLY, MMA, IS_FULL,
+            4, HAS_ZEROS, GROUP, COLUMNS, ROWS, QUADS_FOUR, EXACT, STAGES, IS_EARLY, MMA,
         )  # fmt: skip
     elif FOURS == 0:
         y = _dot_rows(
             words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows, one_high, one_low, ones,
-            8, False, GROUP, COLUMNS, ROWS, QUADS_EIGHT, EXACT, STAGES, IS_EARLY, MMA, IS_FULL,
+            8, False, GROUP, COLUMNS, ROWS, QUADS_EIGHT, EXACT, STAGES, IS_EARLY, MMA,
         )  # fmt: skip
     else:
         y = tl.zeros([ROWS], tl.float32)
         if is_four:
             y += _dot_rows(
                 words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows, one_high, one_low, ones,
-                4, HAS_ZEROS, GROUP, COLUMNS, ROWS, QUADS_FOUR, EXACT, STAGES, IS_EARLY, MMA, IS_FULL,
+                4, HAS_ZEROS, GROUP, COLUMNS, ROWS, QUADS_FOUR, EXACT, STAGES, IS_EARLY, MMA,
             )  # fmt: skip
         else:
             y += _dot_rows(
                 words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows, one_high, one_low, ones,
-                8, False, GROUP, COLUMNS, ROWS, QUADS_EIGHT, EXACT, STAGES, IS_EARLY, MMA, IS_FULL,
+                8, False, GROUP, COLUMNS, ROWS, QUADS_EIGHT, EXACT, STAGES, IS_EARLY, MMA,
             )  # fmt: skip
     own = first_row + tl.arange(0, ROWS)
     tl.store(out_ptr + token * stride_ot + column + own, y.to(out_ptr.dtype.element_ty), mask=own < rows)
@@ -123,20 +129,27 @@ def _packed_silu_mul_kernel(
     GATE_BITS: tl.constexpr, GATE_ZEROS: tl.constexpr, GATE_QUADS: tl.constexpr,
     UP_BITS: tl.constexpr, UP_ZEROS: tl.constexpr, UP_QUADS: tl.constexpr,
     GROUP: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, EXACT: tl.constexpr,
-    STAGES: tl.constexpr, IS_EARLY: tl.constexpr, MMA: tl.constexpr, IS_FULL: tl.constexpr,
+    STAGES: tl.constexpr, IS_EARLY: tl.constexpr, MMA: tl.constexpr,
 ):  # fmt: skip
     let_next_begin(IS_EARLY)
     token = tl.program_id(0).to(tl.int64)
     first_row = tl.program_id(1) * ROWS
     x_ptr += token * stride_xt
-    gate = _dot_rows(
-        gate_words_ptr, gate_scales_ptr, gate_zeros_ptr, x_ptr, first_row, rows, one_high, one_low, ones,
-        GATE_BITS, GATE_ZEROS, GROUP, COLUMNS, ROWS, GATE_QUADS, EXACT, STAGES, IS_EARLY, MMA, IS_FULL,
-    )  # fmt: skip
-    up = _dot_rows(
-        up_words_ptr, up_scales_ptr, up_zeros_ptr, x_ptr, first_row, rows, one_high, one_low, ones,
-        UP_BITS, UP_ZEROS, GROUP, COLUMNS, ROWS, UP_QUADS, EXACT, STAGES, IS_EARLY, MMA, IS_FULL,
-    )  # fmt: skip
+    if MMA is not None:
+        y = mma_rows(
+            (gate_words_ptr, up_words_ptr), (gate_scales_ptr, up_scales_ptr), (gate_zeros_ptr, up_zeros_ptr),
+            x_ptr, first_row, rows, ones, GATE_ZEROS, COLUMNS, ROWS, GATE_QUADS, STAGES, IS_EARLY, MMA,
+        )  # fmt: skip
+        gate, up = tl.split(tl.trans(tl.reshape(y, [2, ROWS])))
+    else:
+        gate = dot_rows(
+            gate_words_ptr, gate_scales_ptr, gate_zeros_ptr, x_ptr, first_row, rows, one_high, one_low,
+            GATE_BITS, GATE_ZEROS, GROUP, COLUMNS, ROWS, GATE_QUADS, EXACT, STAGES, IS_EARLY,
+        )  # fmt: skip
+        up = dot_rows(
+            up_words_ptr, up_scales_ptr, up_zeros_ptr, x_ptr, first_row, rows, one_high, one_low,
+            UP_BITS, UP_ZEROS, GROUP, COLUMNS, ROWS, UP_QUADS, EXACT, STAGES, IS_EARLY,
+        )  # fmt: skip
     own = first_row + tl.arange(0, ROWS)
     y = gate / (1.0 + tl.exp(-gate)) * up
     tl.store(out_ptr + token * stride_ot + own, y.to(out_ptr.dtype.element_ty), mask=own < rows)
@@ -146,12 +159,12 @@ def _packed_silu_mul_kernel(
 def _dot_rows(
     words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows_total, one_high, one_low, ones,
     BITS: tl.constexpr, HAS_ZEROS: tl.constexpr, GROUP: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
-    QUADS: tl.constexpr, EXACT: tl.constexpr, STAGES: tl.constexpr, IS_EARLY: tl.constexpr, MMA: tl.constexpr, IS_FULL: tl.constexpr,
+    QUADS: tl.constexpr, EXACT: tl.constexpr, STAGES: tl.constexpr, IS_EARLY: tl.constexpr, MMA: tl.constexpr,
 ):  # fmt: skip
-    if MMA and BITS == 4:
+    if BITS == 4 and MMA is not None:
         y = mma_rows(
-            words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows_total, ones,
-            HAS_ZEROS, COLUMNS, ROWS, QUADS, STAGES, IS_EARLY, IS_FULL,
+            (words_ptr,), (scales_ptr,), (zeros_ptr,), x_ptr, first_row, rows_total, ones,
+            HAS_ZEROS, COLUMNS, ROWS, QUADS, STAGES, IS_EARLY, MMA,
         )  # fmt: skip
     else:
         y = dot_rows(
@@ -186,6 +199,7 @@ def packed_linear(x: Tensor, matrices: Sequence[Planes]) -> tuple[Tensor, ...]:
         matrix = matrices[index]
         slots += [matrix.words, matrix.scales, _zeros(matrix), counts[index], sum(counts[:index])]
     slots += slots[:5] * (_SLOTS - len(matrices))
+    mma = _mma(flat, matrices, rows)
     programs = sum(triton.cdiv(count, rows) for count in counts)
     if flat.shape[0] and programs:
         _packed_linear_kernel[(flat.shape[0] * programs,)](
@@ -193,8 +207,7 @@ def packed_linear(x: Tensor, matrices: Sequence[Planes]) -> tuple[Tensor, ...]:
             SLOTS=len(matrices), FOURS=len(fours), HAS_ZEROS=has_zeros, GROUP=group_size, COLUMNS=columns,
             ROWS=rows, QUADS_FOUR=quads(columns, 4), QUADS_EIGHT=quads(columns, 8), EXACT=x.dtype == torch.float32,
             STAGES=_STAGES, num_warps=warps(columns, max(matrix.bits for matrix in matrices)),
-            MMA=_takes_mma(flat, fours), IS_FULL=all(count % rows == 0 for count in counts),
-            **overlapped(x.device),
+            **mma, **overlapped(x.device),
         )  # fmt: skip
     return tuple(part.view(*x.shape[:-1], part.shape[-1]) for part in torch.split(out, counts, dim=1))
 
@@ -206,8 +219,12 @@ def packed_silu_mul(x: Tensor, gate: Planes, up: Planes) -> Tensor:
     assert up.shape == gate.shape
     flat = _flat(x, columns)
     out = torch.empty(flat.shape[0], rows_total, dtype=x.dtype, device=x.device)
-    # A program takes as many rows of gate as of up.
     rows = rows_per_program(rows_total, x.device)
+    is_alike = gate.bits == up.bits and (gate.zeros is None) == (up.zeros is None)
+    mma = _mma(flat, (gate, up), rows, is_linear=False) if is_alike else {"MMA": None}
+    # A program takes as many rows of gate as of up, on tensor cores all at once.
+    if mma["MMA"] is not None:
+        rows = max(1, rows // 2)
     if out.numel():
         _packed_silu_mul_kernel[(flat.shape[0], triton.cdiv(rows_total, rows))](
             flat, out,
@@ -216,9 +233,8 @@ def packed_silu_mul(x: Tensor, gate: Planes, up: Planes) -> Tensor:
             GATE_BITS=gate.bits, GATE_ZEROS=gate.zeros is not None, GATE_QUADS=quads(columns, gate.bits),
             UP_BITS=up.bits, UP_ZEROS=up.zeros is not None, UP_QUADS=quads(columns, up.bits),
             GROUP=gate.group_size, COLUMNS=columns, ROWS=rows, EXACT=x.dtype == torch.float32,
-            STAGES=_STAGES, num_warps=warps(columns, max(gate.bits, up.bits)), MMA=_takes_mma(flat, (gate, up)),
-            IS_FULL=rows_total % rows == 0,
-            **overlapped(x.device),
+            STAGES=_STAGES, num_warps=warps(columns, max(gate.bits, up.bits)),
+            **mma, **overlapped(x.device),
         )  # fmt: skip
     return out.view(*x.shape[:-1], rows_total)
 
@@ -239,10 +255,19 @@ def warps(columns: int, bits: int) -> int:
     return max(1, quads(columns, bits) // 32)
 
 
-def _takes_mma(x: Tensor, matrices: Sequence[Planes]) -> bool:
-    """Whether matrices of 4 bits and their input are what `mma_rows` is made for."""
-    group_sizes = {matrix.group_size for matrix in matrices if matrix.bits == 4}
-    return _MMA and x.dtype == torch.bfloat16 and group_sizes == {GROUP_OF_QUARTET} and quads(x.shape[1], 4) >= 32
+def _mma(x: Tensor, matrices: Sequence[Planes], rows: int, is_linear: bool = True) -> dict[str, Any]:
+    """Options of a launch whose programs take so many rows: MMA for the kernel, registers for the compiler."""
+    columns, fours = x.shape[1], [matrix for matrix in matrices if matrix.bits == 4]
+    is_grouped = bool(fours) and all(matrix.group_size == GROUP_OF_QUARTET for matrix in fours)
+    if _MMA is None or not is_grouped or x.dtype != torch.bfloat16 or quads(columns, 4) < 32:
+        return {"MMA": None}
+    is_full = all(matrix.shape[0] % rows == 0 for matrix in matrices)
+    ahead = _MMA.ahead if capability(x.device) >= 90 else 0
+    options: dict[str, Any] = {"MMA": replace(_MMA, is_full=is_full, ahead=ahead)}
+    is_plain = all(matrix.bits == 4 and matrix.zeros is None for matrix in matrices)
+    is_narrow = is_linear and is_plain and quads(columns, 4) * 32 == columns
+    options["maxnreg"] = _MMA_REGISTERS.get(rows, _MMA_MOST_REGISTERS) if is_narrow else _MMA_MOST_REGISTERS
+    return options
 
 
 def _flat(x: Tensor, columns: int) -> Tensor:

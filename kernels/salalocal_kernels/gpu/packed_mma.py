@@ -1,16 +1,19 @@
 """Rows of a matrix of 4 bits times one bfloat16 vector on tensor cores. Knows no launcher.
 
-A product with one vector leaves tensor cores idle, so waste there is free. What is gained: they multiply bfloat16 pairs,
-which two codes become by one logic operation and at most one shift, and they add in float32 across four lanes.
+A product with one vector leaves tensor cores idle, so waste there is free. What is gained: they multiply pairs of
+bfloat16, which two codes become by a logic operation and at most a shift, and they add in float32 across four lanes.
 
-`mma.m16n8k16` computes A [16, 16] times B [16, 8]. Lane 4 i + t holds of A parts of rows i and i + 8, and of B parts of
-column i: the same lane, the same i. So row i of A is given not a row of the matrix but what the four lanes of quartet i
-hold of one, row i + 8 the same of a second one, and column i of B the part of the vector that these lanes need. Every
-lane multiplies what it loaded; nothing moves. The two products are in place (i, i) and (i + 8, i) of the result; the rest
-is one quartet's codes times another's activations and is dropped. A quartet holds 64 bytes of a row: a group of 128.
+`mma.m16n8k16` computes A [16, 16] times B [16, 8]. Lane 4 i + t holds of A parts of rows i and i + 8, and of B a part
+of column i: the same lane, the same i. So row i of A is given not a row of the matrix but what the four lanes of
+quartet i hold of one, row i + 8 the same of a second one, and column i of B the part of the vector that these lanes
+need. Every lane multiplies what it loaded; nothing moves. The two products are in places (i, i) and (i + 8, i) of the
+result; the rest is one quartet's codes times another's activations and is dropped. A quartet holds 64 bytes of a row: a
+group of 128.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import triton
 import triton.language as tl
@@ -26,24 +29,44 @@ GROUP_OF_QUARTET = 128
 _LANES = tl.constexpr(32)
 
 
+@dataclass(frozen=True)
+class Mma:
+    """How the kernel goes about it; the compiler sees constants.
+
+    Attributes:
+        multiplied: how many of a word's three shifts a multiplication does, by other units than a shift.
+        ahead: a program sends for the words of the program so many further on, as far as the L2 cache, or where its own
+            rows take several steps for those of the next step; 0 for neither. Early programs thereby send for what
+            later ones, for which there is no room yet, will need. Capability 9.0.
+        policy: how words pass through caches.
+        is_full: ROWS divides the matrix.
+    """
+
+    multiplied: int = 0
+    ahead: int = 0
+    policy: str = "evict_first"
+    is_full: bool = False
+
+
 @triton.jit
 def mma_rows(
-    words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows_total, ones,
-    HAS_ZEROS: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, QUADS: tl.constexpr,
-    STAGES: tl.constexpr, IS_EARLY: tl.constexpr, IS_FULL: tl.constexpr,
+    words_ptrs, scales_ptrs, zeros_ptrs, x_ptr, first_row, rows_total, ones,
+    HAS_ZEROS: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, QUADS: tl.constexpr, STAGES: tl.constexpr,
+    IS_EARLY: tl.constexpr, MMA: tl.constexpr,
 ):  # fmt: skip
-    """What `dot_rows` returns, for 4 bits in groups of 128, bfloat16 x and QUADS of whole warps."""
+    """What `dot_rows` returns, for 4 bits in groups of 128, bfloat16 x and QUADS of whole warps.
+
+    With several matrices of one shape, whose pointers are tuples, [matrices x ROWS]: those of the first, of the second.
+    """
     GROUP: tl.constexpr = 128
     SPAN: tl.constexpr = GROUP // 8
     QUADS_PER_GROUP: tl.constexpr = 4
     ALL_QUADS: tl.constexpr = COLUMNS // 32
     GROUPS: tl.constexpr = COLUMNS // GROUP
     IS_WHOLE: tl.constexpr = ALL_QUADS % QUADS == 0
+    COUNT: tl.constexpr = len(words_ptrs) * ROWS
     last_row = (rows_total - 1 - first_row).to(tl.int32)
     wide_row = first_row.to(tl.int64)
-    words_ptr += wide_row * (ALL_QUADS * 4)
-    scales_ptr += wide_row * GROUPS
-    zeros_ptr += wide_row * GROUPS
     column = tl.arange(0, 4)[None, :]
     lane = tl.arange(0, QUADS) % _LANES
     quartet = lane // 4
@@ -52,7 +75,7 @@ def mma_rows(
     is_second = quartet % 2 == 1
     nothing = tl.zeros([QUADS], tl.float32)
     one = tl.full([QUADS], 0x3F803F80, tl.int32)
-    acc = (nothing,) * ROWS
+    acc = (nothing,) * COUNT
     for start in tl.range(0, ALL_QUADS, QUADS, num_stages=STAGES):
         quads = start + tl.arange(0, QUADS)
         inside = quads < ALL_QUADS
@@ -60,16 +83,28 @@ def mma_rows(
         at_words = quads[:, None] * 4 + column
         at_groups = quads // QUADS_PER_GROUP
         at_x = (at_groups * GROUP + quads % QUADS_PER_GROUP * 4)[:, None] + column
+        kept = has_result & inside
         words = ()
         scales = ()
         zeros = ()
-        for row in tl.static_range(ROWS):
-            own = row if IS_FULL else tl.minimum(row, last_row)
-            words += (load(words_ptr + own * (ALL_QUADS * 4) + at_words, each, IS_WHOLE, "evict_first"),)
-            kept = has_result & inside
-            scales += (tl.load(scales_ptr + own * GROUPS + at_groups, mask=kept, other=0).to(tl.float32),)
+        for index in tl.static_range(COUNT):
+            words_ptr = words_ptrs[index // ROWS] + wide_row * (ALL_QUADS * 4)
+            own = index % ROWS if MMA.is_full else tl.minimum(index % ROWS, last_row)
+            words += (load(words_ptr + own * (ALL_QUADS * 4) + at_words, each, IS_WHOLE, MMA.policy),)
+        for index in tl.static_range(COUNT):
+            own = index % ROWS if MMA.is_full else tl.minimum(index % ROWS, last_row)
+            at_scales = wide_row * GROUPS + own * GROUPS + at_groups
+            scales += (tl.load(scales_ptrs[index // ROWS] + at_scales, mask=kept, other=0).to(tl.float32),)
             if HAS_ZEROS:
-                zeros += (tl.load(zeros_ptr + own * GROUPS + at_groups, mask=kept, other=0).to(tl.float32),)
+                zeros += (tl.load(zeros_ptrs[index // ROWS] + at_scales, mask=kept, other=0).to(tl.float32),)
+        if MMA.ahead > 0:
+            for index in tl.static_range(len(words_ptrs)):
+                words_ptr = words_ptrs[index] + wide_row * (ALL_QUADS * 4)
+                if ALL_QUADS > QUADS:
+                    if start + QUADS < ALL_QUADS and first_row + ROWS <= rows_total:
+                        _prefetch(words_ptr + (start + QUADS) * 4, ROWS, ALL_QUADS * 16, QUADS * 16)
+                elif first_row + (MMA.ahead + 1) * ROWS <= rows_total:
+                    _prefetch(words_ptr + MMA.ahead * (ROWS * ALL_QUADS * 4), 1, 0, ROWS * ALL_QUADS * 16)
         wait(IS_EARLY)
         pairs = ()
         for plane in tl.static_range(4):
@@ -78,27 +113,24 @@ def mma_rows(
             pairs += (_columns(_pair(low, high)),)
         sums = (nothing, nothing, nothing, nothing)
         for word in tl.static_range(4):
-            for half in tl.static_range(2):
-                sums = _mma(one, one, one, one, pairs[2 * half][word], pairs[2 * half + 1][word], sums)
+            sums = _mma(one, one, one, one, pairs[0][word], pairs[1][word], sums)
+            sums = _mma(one, one, one, one, pairs[2][word], pairs[3][word], sums)
         total = tl.where(is_second, sums[1], sums[0])
         more = ()
-        for row in tl.static_range(0, ROWS, 2):
+        for row in tl.static_range(0, COUNT, 2):
             mine = _columns(words[row])
-            next = _columns(words[(row + 1) % ROWS])
+            next = _columns(words[(row + 1) % COUNT])
             sums = (nothing, nothing, nothing, nothing)
             for word in tl.static_range(4):
                 for half in tl.static_range(2):
-                    sums = _mma(
-                        _codes(mine[word], ones, 2 * half), _codes(next[word], ones, 2 * half),
-                        _codes(mine[word], ones, 2 * half + 1), _codes(next[word], ones, 2 * half + 1),
-                        pairs[2 * half][word], pairs[2 * half + 1][word], sums,
-                    )  # fmt: skip
-            for side in tl.static_range(min(ROWS, 2)):
+                    b = (pairs[2 * half][word], pairs[2 * half + 1][word])
+                    sums = _add_codes(mine[word], next[word], ones, b, sums, 2 * half, MMA.multiplied)
+            for side in tl.static_range(min(COUNT, 2)):
                 middle = 128 + (zeros[row + side] if HAS_ZEROS else 8)
                 value = tl.where(is_second, sums[2 * side + 1], sums[2 * side])
                 more += (acc[row + side] + (value - middle * total) * scales[row + side],)
         acc = more
-    return _sum_lanes(acc, lane, ROWS)
+    return _sum_lanes(acc, lane, COUNT)
 
 
 @triton.jit
@@ -145,10 +177,46 @@ def _from_lane(value, DISTANCE: tl.constexpr):
 
 
 @triton.jit
-def _codes(words, ones, PLANE: tl.constexpr):
-    """Planes PLANE and PLANE + 4 as a pair of bfloat16, plus 128."""
-    moved = words >> (4 * PLANE)
+def _add_codes(mine, next, ones, b, sums, PLANE: tl.constexpr, MULTIPLIED: tl.constexpr):
+    """Planes PLANE and PLANE + 1, each with the plane 4 further on, of words of two rows, times b."""
+    a0 = _codes(mine, ones, PLANE, MULTIPLIED)
+    a1 = _codes(next, ones, PLANE, MULTIPLIED)
+    a2 = _codes(mine, ones, PLANE + 1, MULTIPLIED)
+    a3 = _codes(next, ones, PLANE + 1, MULTIPLIED)
+    return _mma(a0, a1, a2, a3, b[0], b[1], sums)
+
+
+@triton.jit
+def _codes(words, ones, PLANE: tl.constexpr, MULTIPLIED: tl.constexpr):
+    """Planes PLANE and PLANE + 4 as pairs of bfloat16; 128 is added to each."""
+    if PLANE == 0:
+        moved = words
+    elif PLANE > MULTIPLIED or _INTERPRETED:
+        moved = words >> (4 * PLANE)
+    else:
+        # ptxas would not make this of a shift, nor a shift of this.
+        moved = tl.inline_asm_elementwise(
+            "mul.hi.u32 $0, $1, $2;", "=r,r,n", [words, _factor(PLANE)], dtype=tl.int32, is_pure=True, pack=1
+        )
     return (moved & 0x000F000F) | ones
+
+
+@triton.constexpr_function
+def _factor(plane: int) -> int:
+    """What moves a plane to the lowest bits of a product's upper half."""
+    return 1 << (32 - 4 * plane)
+
+
+@triton.jit
+def _prefetch(pointer, ROWS: tl.constexpr, STRIDE: tl.constexpr, BYTES: tl.constexpr):
+    """Asks for BYTES of each of so many rows as far as the L2 cache, a thread for each; from capability 9.0."""
+    if not _INTERPRETED:
+        tl.inline_asm_elementwise(
+            "{ .reg .pred has_row; .reg .b32 row; .reg .b64 address; "
+            "mov.u32 row, %tid.x; setp.lt.u32 has_row, row, $2; mad.wide.u32 address, row, $3, $1; "
+            "@has_row cp.async.bulk.prefetch.L2.global [address], $4; mov.u32 $0, 0; }",
+            "=r,l,n,n,n", [pointer.to(tl.int64), ROWS, STRIDE, BYTES], dtype=tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
 
 
 @triton.jit
