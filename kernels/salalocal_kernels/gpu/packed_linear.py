@@ -20,7 +20,7 @@ from torch import Tensor
 
 from salalocal_kernels.gpu.early import let_next_begin, overlapped
 from salalocal_kernels.gpu.packed_dot import ONE_HIGH, ONE_LOW, dot_rows
-from salalocal_kernels.gpu.packed_mma import GROUP_OF_QUARTET, ONES_BFLOAT16, Mma, mma_rows
+from salalocal_kernels.gpu.packed_mma import FEWEST_ROWS, GROUP_OF_QUARTET, ONES_BFLOAT16, Mma, mma_rows
 from salalocal_kernels.gpu.target import capability, multiprocessors
 from salalocal_kernels.ref.planes import Planes
 
@@ -200,6 +200,8 @@ def packed_linear(x: Tensor, matrices: Sequence[Planes]) -> tuple[Tensor, ...]:
         slots += [matrix.words, matrix.scales, _zeros(matrix), counts[index], sum(counts[:index])]
     slots += slots[:5] * (_SLOTS - len(matrices))
     mma = _mma(flat, matrices, rows)
+    if mma["MMA"] is not None:
+        rows = max(FEWEST_ROWS, rows)
     programs = sum(triton.cdiv(count, rows) for count in counts)
     if flat.shape[0] and programs:
         _packed_linear_kernel[(flat.shape[0] * programs,)](
@@ -224,7 +226,7 @@ def packed_silu_mul(x: Tensor, gate: Planes, up: Planes) -> Tensor:
     mma = _mma(flat, (gate, up), rows, is_linear=False) if is_alike else {"MMA": None}
     # A program takes as many rows of gate as of up, on tensor cores all at once.
     if mma["MMA"] is not None:
-        rows = max(1, rows // 2)
+        rows = max(FEWEST_ROWS, rows // 2)
     if out.numel():
         _packed_silu_mul_kernel[(flat.shape[0], triton.cdiv(rows_total, rows))](
             flat, out,
@@ -261,7 +263,7 @@ def _mma(x: Tensor, matrices: Sequence[Planes], rows: int, is_linear: bool = Tru
     is_grouped = bool(fours) and all(matrix.group_size == GROUP_OF_QUARTET for matrix in fours)
     if _MMA is None or not is_grouped or x.dtype != torch.bfloat16 or quads(columns, 4) < 32:
         return {"MMA": None}
-    is_full = all(matrix.shape[0] % rows == 0 for matrix in matrices)
+    is_full = all(matrix.shape[0] % max(FEWEST_ROWS, rows) == 0 for matrix in matrices)
     ahead = _MMA.ahead if capability(x.device) >= 90 else 0
     options: dict[str, Any] = {"MMA": replace(_MMA, is_full=is_full, ahead=ahead)}
     is_plain = all(matrix.bits == 4 and matrix.zeros is None for matrix in matrices)

@@ -26,6 +26,8 @@ from salalocal_kernels.gpu.target import INTERPRETED
 ONES_BFLOAT16 = 0x43004300
 _INTERPRETED = tl.constexpr(INTERPRETED)
 GROUP_OF_QUARTET = 128
+# Every lane of a quartet has the sums of one of four rows in the end.
+FEWEST_ROWS = 4
 _LANES = tl.constexpr(32)
 
 
@@ -54,7 +56,7 @@ def mma_rows(
     HAS_ZEROS: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, QUADS: tl.constexpr, STAGES: tl.constexpr,
     IS_EARLY: tl.constexpr, MMA: tl.constexpr,
 ):  # fmt: skip
-    """What `dot_rows` returns, for 4 bits in groups of 128, bfloat16 x and QUADS of whole warps.
+    """What `dot_rows` returns, for 4 bits in groups of 128, bfloat16 x, QUADS of whole warps and ROWS of 4, 8 or 16.
 
     With several matrices of one shape, whose pointers are tuples, [matrices x ROWS]: those of the first, of the second.
     """
@@ -70,12 +72,13 @@ def mma_rows(
     column = tl.arange(0, 4)[None, :]
     lane = tl.arange(0, QUADS) % _LANES
     quartet = lane // 4
-    # Of a quartet's four lanes this one is left with both results, in the first or the second place of its pair.
-    has_result = lane % 4 == quartet // 2
+    member = lane % 4
+    # Of a quartet's four lanes one is left with the results of both rows, each in the first or the second place of a pair.
+    has_result = member == quartet // 2
     is_second = quartet % 2 == 1
     nothing = tl.zeros([QUADS], tl.float32)
     one = tl.full([QUADS], 0x3F803F80, tl.int32)
-    acc = (nothing,) * COUNT
+    acc = (nothing,) * (COUNT // 4)
     for start in tl.range(0, ALL_QUADS, QUADS, num_stages=STAGES):
         quads = start + tl.arange(0, QUADS)
         inside = quads < ALL_QUADS
@@ -83,7 +86,6 @@ def mma_rows(
         at_words = quads[:, None] * 4 + column
         at_groups = quads // QUADS_PER_GROUP
         at_x = (at_groups * GROUP + quads % QUADS_PER_GROUP * 4)[:, None] + column
-        kept = has_result & inside
         words = ()
         scales = ()
         zeros = ()
@@ -91,12 +93,12 @@ def mma_rows(
             words_ptr = words_ptrs[index // ROWS] + wide_row * (ALL_QUADS * 4)
             own = index % ROWS if MMA.is_full else tl.minimum(index % ROWS, last_row)
             words += (load(words_ptr + own * (ALL_QUADS * 4) + at_words, each, IS_WHOLE, MMA.policy),)
-        for index in tl.static_range(COUNT):
-            own = index % ROWS if MMA.is_full else tl.minimum(index % ROWS, last_row)
-            at_scales = wide_row * GROUPS + own * GROUPS + at_groups
-            scales += (tl.load(scales_ptrs[index // ROWS] + at_scales, mask=kept, other=0).to(tl.float32),)
+        for index in tl.static_range(0, COUNT, 4):
+            own = index % ROWS + member
+            at_scales = wide_row * GROUPS + (own if MMA.is_full else tl.minimum(own, last_row)) * GROUPS + at_groups
+            scales += (load(scales_ptrs[index // ROWS] + at_scales, inside, IS_WHOLE, "").to(tl.float32),)
             if HAS_ZEROS:
-                zeros += (tl.load(zeros_ptrs[index // ROWS] + at_scales, mask=kept, other=0).to(tl.float32),)
+                zeros += (load(zeros_ptrs[index // ROWS] + at_scales, inside, IS_WHOLE, "").to(tl.float32),)
         if MMA.ahead > 0:
             for index in tl.static_range(len(words_ptrs)):
                 words_ptr = words_ptrs[index] + wide_row * (ALL_QUADS * 4)
@@ -115,45 +117,40 @@ def mma_rows(
         for word in tl.static_range(4):
             sums = _mma(one, one, one, one, pairs[0][word], pairs[1][word], sums)
             sums = _mma(one, one, one, one, pairs[2][word], pairs[3][word], sums)
-        total = tl.where(is_second, sums[1], sums[0])
-        more = ()
+        total = tl.where(has_result, tl.where(is_second, sums[1], sums[0]), 0.0)
+        total += _from_lane(total, 1)
+        total += _from_lane(total, 2)
+        products = ()
         for row in tl.static_range(0, COUNT, 2):
             mine = _columns(words[row])
-            next = _columns(words[(row + 1) % COUNT])
+            next = _columns(words[row + 1])
             sums = (nothing, nothing, nothing, nothing)
             for word in tl.static_range(4):
                 for half in tl.static_range(2):
                     b = (pairs[2 * half][word], pairs[2 * half + 1][word])
                     sums = _add_codes(mine[word], next[word], ones, b, sums, 2 * half, MMA.multiplied)
-            for side in tl.static_range(min(COUNT, 2)):
-                middle = 128 + (zeros[row + side] if HAS_ZEROS else 8)
-                value = tl.where(is_second, sums[2 * side + 1], sums[2 * side])
-                more += (acc[row + side] + (value - middle * total) * scales[row + side],)
+            products += (tl.where(has_result, tl.where(is_second, sums[1], sums[0]), 0.0),)
+            products += (tl.where(has_result, tl.where(is_second, sums[3], sums[2]), 0.0),)
+        # Every lane of a quartet goes on with a quarter of the rows.
+        products = _halved(_halved(products, lane, 1), lane, 2)
+        more = ()
+        for index in tl.static_range(COUNT // 4):
+            middle = 128 + (zeros[index] if HAS_ZEROS else 8)
+            more += (acc[index] + (products[index] - middle * total) * scales[index],)
         acc = more
-    return _sum_lanes(acc, lane, COUNT)
-
-
-@triton.jit
-def _sum_lanes(parts, lane, COUNT: tl.constexpr):
-    """COUNT tensors [n], a power of two -> [COUNT], their sums.
-
-    A lane keeps half of its tensors and gives away the others, until it holds one: 9 exchanges in a warp for 8 tensors,
-    where summing each by itself takes 40.
-    """
-    if COUNT > 1:
-        parts = _halved(parts, lane, 1)
-    if COUNT > 2:
-        parts = _halved(parts, lane, 2)
     if COUNT > 4:
-        parts = _halved(parts, lane, 4)
+        acc = _halved(acc, lane, 4)
     if COUNT > 8:
-        parts = _halved(parts, lane, 8)
-    return tl.sum(tl.reshape(parts[0], [parts[0].shape[0] // COUNT, COUNT]), 0)
+        acc = _halved(acc, lane, 8)
+    return tl.sum(tl.reshape(acc[0], [QUADS // COUNT, COUNT]), 0)
 
 
 @triton.jit
 def _halved(parts, lane, DISTANCE: tl.constexpr):
-    """Half as many tensors: from each two, the first's sum with a lane DISTANCE away or the second's."""
+    """Half as many tensors [n]: a lane keeps one of each two, to which it adds what the lane DISTANCE away gives away.
+
+    8 rows thereby take 9 exchanges in a warp, where summing each by itself takes 40.
+    """
     found = ()
     for index in tl.static_range(0, len(parts), 2):
         keeps_second = (lane & DISTANCE) != 0
