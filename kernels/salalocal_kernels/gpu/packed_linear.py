@@ -33,9 +33,9 @@ _STAGES = 1
 _SLOTS = 4
 # How tensor cores multiply 4 bits where they can; None where they do not, until that is timed.
 _MMA: Mma | None = None
-# Registers of a thread; fewer, by its rows, for a program of packed_linear that takes a row at once and has no zero
-# points: six or eight of them fit beside each other, the next launch's among them. Of itself ptxas spills some.
-_MMA_MOST_REGISTERS = 112
+# Registers of a thread. Fewer, by its rows, on an H100 for a program of packed_linear that takes a row at once and has
+# no zero points: six or eight of them fit beside each other, the next launch's among them. `ahead` takes 8 more.
+_MMA_MOST_REGISTERS = 96
 _MMA_REGISTERS = {8: 80, 4: 64}
 
 
@@ -264,12 +264,12 @@ def _mma(x: Tensor, matrices: Sequence[Planes], rows: int, is_linear: bool = Tru
     if _MMA is None or not is_grouped or x.dtype != torch.bfloat16 or quads(columns, 4) < 32:
         return {"MMA": None}
     is_full = all(matrix.shape[0] % max(FEWEST_ROWS, rows) == 0 for matrix in matrices)
-    ahead = _MMA.ahead if capability(x.device) >= 90 else 0
-    options: dict[str, Any] = {"MMA": replace(_MMA, is_full=is_full, ahead=ahead)}
+    card = capability(x.device)
+    ahead = _MMA.ahead if card >= 90 else 0
     is_plain = all(matrix.bits == 4 and matrix.zeros is None for matrix in matrices)
-    is_narrow = is_linear and is_plain and quads(columns, 4) * 32 == columns
-    options["maxnreg"] = _MMA_REGISTERS.get(rows, _MMA_MOST_REGISTERS) if is_narrow else _MMA_MOST_REGISTERS
-    return options
+    is_narrow = is_linear and is_plain and quads(columns, 4) * 32 == columns and card == 90
+    registers = _MMA_REGISTERS.get(rows, _MMA_MOST_REGISTERS) if is_narrow else _MMA_MOST_REGISTERS
+    return {"MMA": replace(_MMA, is_full=is_full, ahead=ahead), "maxnreg": registers + (8 if ahead else 0)}
 
 
 def _flat(x: Tensor, columns: int) -> Tensor:

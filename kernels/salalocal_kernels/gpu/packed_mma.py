@@ -73,7 +73,7 @@ def mma_rows(
     lane = tl.arange(0, QUADS) % _LANES
     quartet = lane // 4
     member = lane % 4
-    # Of a quartet's four lanes one is left with the results of both rows, each in the first or the second place of a pair.
+    # Of a quartet's four lanes one is left with the results of two rows, each in the first or second place of a pair.
     has_result = member == quartet // 2
     is_second = quartet % 2 == 1
     nothing = tl.zeros([QUADS], tl.float32)
@@ -86,6 +86,14 @@ def mma_rows(
         at_words = quads[:, None] * 4 + column
         at_groups = quads // QUADS_PER_GROUP
         at_x = (at_groups * GROUP + quads % QUADS_PER_GROUP * 4)[:, None] + column
+        if MMA.ahead > 0:
+            for index in tl.static_range(len(words_ptrs)):
+                words_ptr = words_ptrs[index] + wide_row * (ALL_QUADS * 4)
+                if ALL_QUADS > QUADS:
+                    if start + QUADS < ALL_QUADS and first_row + ROWS <= rows_total:
+                        _prefetch(words_ptr + (start + QUADS) * 4, ROWS, ALL_QUADS * 16, QUADS * 16)
+                elif first_row + (MMA.ahead + 1) * ROWS <= rows_total:
+                    _prefetch(words_ptr + MMA.ahead * (ROWS * ALL_QUADS * 4), 1, 0, ROWS * ALL_QUADS * 16)
         words = ()
         scales = ()
         zeros = ()
@@ -99,36 +107,32 @@ def mma_rows(
             scales += (load(scales_ptrs[index // ROWS] + at_scales, inside, IS_WHOLE, "").to(tl.float32),)
             if HAS_ZEROS:
                 zeros += (load(zeros_ptrs[index // ROWS] + at_scales, inside, IS_WHOLE, "").to(tl.float32),)
-        if MMA.ahead > 0:
-            for index in tl.static_range(len(words_ptrs)):
-                words_ptr = words_ptrs[index] + wide_row * (ALL_QUADS * 4)
-                if ALL_QUADS > QUADS:
-                    if start + QUADS < ALL_QUADS and first_row + ROWS <= rows_total:
-                        _prefetch(words_ptr + (start + QUADS) * 4, ROWS, ALL_QUADS * 16, QUADS * 16)
-                elif first_row + (MMA.ahead + 1) * ROWS <= rows_total:
-                    _prefetch(words_ptr + MMA.ahead * (ROWS * ALL_QUADS * 4), 1, 0, ROWS * ALL_QUADS * 16)
         wait(IS_EARLY)
         pairs = ()
         for plane in tl.static_range(4):
             low = load(x_ptr + at_x + plane * SPAN, each, IS_WHOLE, "")
             high = load(x_ptr + at_x + (plane + 4) * SPAN, each, IS_WHOLE, "")
             pairs += (_columns(_pair(low, high)),)
-        sums = (nothing, nothing, nothing, nothing)
+        columns = ()
+        for row in tl.static_range(COUNT):
+            columns += (_columns(words[row]),)
+        ones_sums = (nothing, nothing, nothing, nothing)
+        all_sums = (ones_sums,) * (COUNT // 2)
         for word in tl.static_range(4):
-            sums = _mma(one, one, one, one, pairs[0][word], pairs[1][word], sums)
-            sums = _mma(one, one, one, one, pairs[2][word], pairs[3][word], sums)
-        total = tl.where(has_result, tl.where(is_second, sums[1], sums[0]), 0.0)
+            for half in tl.static_range(2):
+                b = (pairs[2 * half][word], pairs[2 * half + 1][word])
+                ones_sums = _mma(one, one, one, one, b[0], b[1], ones_sums)
+                new = ()
+                for pair in tl.static_range(COUNT // 2):
+                    mine, other = columns[2 * pair][word], columns[2 * pair + 1][word]
+                    new += (_add_codes(mine, other, ones, b, all_sums[pair], 2 * half, MMA.multiplied),)
+                all_sums = new
+        total = tl.where(has_result, tl.where(is_second, ones_sums[1], ones_sums[0]), 0.0)
         total += _from_lane(total, 1)
         total += _from_lane(total, 2)
         products = ()
-        for row in tl.static_range(0, COUNT, 2):
-            mine = _columns(words[row])
-            next = _columns(words[row + 1])
-            sums = (nothing, nothing, nothing, nothing)
-            for word in tl.static_range(4):
-                for half in tl.static_range(2):
-                    b = (pairs[2 * half][word], pairs[2 * half + 1][word])
-                    sums = _add_codes(mine[word], next[word], ones, b, sums, 2 * half, MMA.multiplied)
+        for pair in tl.static_range(COUNT // 2):
+            sums = all_sums[pair]
             products += (tl.where(has_result, tl.where(is_second, sums[1], sums[0]), 0.0),)
             products += (tl.where(has_result, tl.where(is_second, sums[3], sums[2]), 0.0),)
         # Every lane of a quartet goes on with a quarter of the rows.
@@ -174,12 +178,12 @@ def _from_lane(value, DISTANCE: tl.constexpr):
 
 
 @triton.jit
-def _add_codes(mine, next, ones, b, sums, PLANE: tl.constexpr, MULTIPLIED: tl.constexpr):
+def _add_codes(mine, other, ones, b, sums, PLANE: tl.constexpr, MULTIPLIED: tl.constexpr):
     """Planes PLANE and PLANE + 1, each with the plane 4 further on, of words of two rows, times b."""
     a0 = _codes(mine, ones, PLANE, MULTIPLIED)
-    a1 = _codes(next, ones, PLANE, MULTIPLIED)
+    a1 = _codes(other, ones, PLANE, MULTIPLIED)
     a2 = _codes(mine, ones, PLANE + 1, MULTIPLIED)
-    a3 = _codes(next, ones, PLANE + 1, MULTIPLIED)
+    a3 = _codes(other, ones, PLANE + 1, MULTIPLIED)
     return _mma(a0, a1, a2, a3, b[0], b[1], sums)
 
 
@@ -207,10 +211,16 @@ def _factor(plane: int) -> int:
 @triton.jit
 def _prefetch(pointer, ROWS: tl.constexpr, STRIDE: tl.constexpr, BYTES: tl.constexpr):
     """Asks for BYTES of each of so many rows as far as the L2 cache, a thread for each; from capability 9.0."""
-    if not _INTERPRETED:
+    if ROWS == 1 and not _INTERPRETED:
         tl.inline_asm_elementwise(
-            "{ .reg .pred has_row; .reg .b32 row; .reg .b64 address; "
-            "mov.u32 row, %tid.x; setp.lt.u32 has_row, row, $2; mad.wide.u32 address, row, $3, $1; "
+            "{ .reg .pred is_first; .reg .b32 thread; mov.u32 thread, %tid.x; setp.eq.u32 is_first, thread, 0; "
+            "@is_first cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0; }",
+            "=r,l,n", [pointer.to(tl.int64), BYTES], dtype=tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+    elif not _INTERPRETED:
+        tl.inline_asm_elementwise(
+            "{ .reg .pred has_row; .reg .b32 row; .reg .b64 address; mov.u32 row, %tid.x; "
+            "setp.lt.u32 has_row, row, $2; mad.wide.u32 address, row, $3, $1; "
             "@has_row cp.async.bulk.prefetch.L2.global [address], $4; mov.u32 $0, 0; }",
             "=r,l,n,n,n", [pointer.to(tl.int64), ROWS, STRIDE, BYTES], dtype=tl.int32, is_pure=False, pack=1,
         )  # fmt: skip
