@@ -60,6 +60,20 @@ def extend_compressed_keys(pages: Tensor, page_table: Tensor, fine: Tensor, coar
     return _alike(pages, fine, coarse)
 
 
+def append_token(
+    pages: Tensor,
+    page_table: Tensor,
+    fine: Tensor | None,
+    coarse: Tensor | None,
+    position: int | Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_stride: int,
+) -> str:
+    del page_table, position, kernel_stride
+    return _alike(pages, *(x for x in (fine, coarse) if x is not None), key, value)
+
+
 def lightning(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, scale: float, state: Tensor) -> str:
     """Of lightning_prefill and lightning_decode."""
     del slopes, scale

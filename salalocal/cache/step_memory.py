@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from salalocal_kernels import extend_compressed_keys
+from salalocal_kernels import append_token
 
 
 @dataclass(frozen=True)
@@ -48,21 +47,15 @@ class StepStorage:
 
     def at(self, position: Tensor) -> StepMemory:
         """The memory of the step that reads the token at `position`, int64 [1] on the device."""
-        block_size = self.layers[0].pages.shape[3] if self.layers else 1
-        block = torch.div(position, block_size, rounding_mode="floor")
-        # Without attention layers there are no pages, and nobody asks for one.
-        page = self.page_table[block] if self.layers else block
-        return StepMemory(self, position, page, position - block * block_size)
+        return StepMemory(self, position)
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """The storage at one position; the page and the offset in it where the token's K and V go are int64 [1]."""
+    """The storage at one position, int64 [1]."""
 
     storage: StepStorage
     position: Tensor
-    page: Tensor
-    offset: Tensor
 
     @property
     def states(self) -> tuple[Tensor, ...]:
@@ -98,12 +91,9 @@ class StepAttention:
 
     def append(self, position: int | Tensor, keys: Tensor, values: Tensor) -> None:
         """Stores keys and values [1, Hkv, D] of the token and every window it completes."""
-        pages, page, offset = self.pages, self.memory.page, self.memory.offset
-        pages[page, :, 0, offset] = keys
-        pages[page, :, 1, offset] = values
-        if self.layer.compressed is not None:
-            fine, coarse = self.layer.compressed
-            extend_compressed_keys(pages, self.page_table, fine, coarse, position, 1, self.layer.kernel_stride)
+        fine, coarse = self.layer.compressed or (None, None)
+        stride = self.layer.kernel_stride
+        append_token(self.pages, self.page_table, fine, coarse, position, keys[0], values[0], stride)
 
     def compressed_keys(self, length: int | Tensor) -> tuple[Tensor, Tensor]:
         """Fine and coarse keys, with the room behind them."""
