@@ -16,6 +16,8 @@ from salalocal_kernels.ref.add_rms_norm import add_rms_norm as _add_rms_norm
 from salalocal_kernels.ref.block_scores import block_scores as _block_scores
 from salalocal_kernels.ref.compress_keys import compress_keys as _compress_keys
 from salalocal_kernels.ref.extend_compressed_keys import extend_compressed_keys as _extend_compressed_keys
+from salalocal_kernels.ref.fetch_blocks import HostPages, SlotPool
+from salalocal_kernels.ref.fetch_blocks import fetch_blocks as _fetch_blocks
 from salalocal_kernels.ref.gather_rows import gather_rows as _gather_rows
 from salalocal_kernels.ref.lightning import lightning_slopes
 from salalocal_kernels.ref.lightning_step import lightning_step as _lightning_step
@@ -34,17 +36,21 @@ from salalocal_kernels.ref.scaled_linear import scaled_linear as _scaled_linear
 from salalocal_kernels.ref.select_blocks import select_blocks as _select_blocks
 from salalocal_kernels.ref.silu_mul import silu_mul as _silu_mul
 from salalocal_kernels.ref.token_mass import token_mass as _token_mass
+from salalocal_kernels.ref.write_token import write_token as _write_token
 
 __all__ = [
     "OPS",
+    "HostPages",
     "Op",
     "Planes",
     "Served",
+    "SlotPool",
     "add_rms_norm",
     "block_scores",
     "compress_keys",
     "dense_attention",
     "extend_compressed_keys",
+    "fetch_blocks",
     "gather_rows",
     "implementations",
     "lightning_decode",
@@ -71,6 +77,7 @@ __all__ = [
     "to_planes",
     "token_mass",
     "watch",
+    "write_token",
 ]
 
 # Norms, positions, gates.
@@ -102,6 +109,9 @@ sparse_attention_decode = Op(
 )
 token_mass = Op(_token_mass)
 dense_attention = Op(_attention.dense_attention, gpu="dense_attention")
+# K and V in host memory.
+fetch_blocks = Op(_fetch_blocks, gpu="fetch_blocks", lacks=_coverage.fetch_blocks)
+write_token = Op(_write_token, gpu="write_token", lacks=_coverage.write_token)
 # Sampling.
 random_uniform = Op(_random_uniform, gpu="random_uniform")
 # Weights.
