@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from salalocal.config import ModelConfig
+from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.quantization import best_group_size, recipe
 from salalocal.weights.layout import parameter_count, weight_bytes
 
@@ -14,6 +15,9 @@ _DEQUANTIZE_BYTES = 256 << 20
 # What CUDA itself takes on a card before the first tensor.
 _CUDA_CONTEXT_BYTES = 1 << 29
 _GPU_CHUNK_TOKENS = 8192
+# Of the budget for K/V each of the two buffers takes so much, and no more than a bus fills while a layer computes.
+_STAGED_SHARE = 8
+_MOST_STAGED_BYTES = 256 << 20
 # On a CPU about a second of work, so that progress moves and cancel is heard. Larger chunks gain nothing there.
 _CPU_FLOP_PER_SECOND = 1e11
 _CPU_CHUNK_TOKENS = (256, 2048)
@@ -49,6 +53,17 @@ class Footprint:
         """Bytes of the weights and one session of `tokens` tokens."""
         return self.weight_bytes + self.context_bytes(tokens)
 
+    def longest_tiered(self, device_bytes: int, host_bytes: int) -> int:
+        """Tokens of one session whose K/V is in host memory and whose compressed keys are on the device; 0 if none.
+
+        Args:
+            device_bytes: free beside weights, slots and buffers.
+            host_bytes: free.
+        """
+        left = device_bytes - self.session_bytes - self.workspace_bytes
+        by_device = max(0, int(left / self.compressed_token_bytes))
+        return min(by_device, max(0, int(host_bytes / (self.token_bytes - self.compressed_token_bytes))))
+
     def longest_context(self, available_bytes: int) -> int:
         """Tokens of one session that fit into `available_bytes` beside the weights already loaded; 0 if none."""
         left = available_bytes - self.session_bytes - self.workspace_bytes
@@ -83,6 +98,47 @@ def footprint(config: ModelConfig, item_bytes: int, chunk_tokens: int, *, unpack
         + (_DEQUANTIZE_BYTES if keeps_packed else 0),
         compressed_token_bytes=storage * compressed,
     )
+
+
+@dataclass(frozen=True)
+class Tiers:
+    """How device memory for K/V is shared out where all of it is in host memory.
+
+    Attributes:
+        slots: blocks of one kv head that each layer has on the device.
+        staged_pages: blocks of all kv heads that each of the two buffers holds.
+    """
+
+    slots: int
+    staged_pages: int
+
+
+def tiers(config: ModelConfig, item_bytes: int, kv_budget: int) -> Tiers:
+    """Shares out `kv_budget` bytes.
+
+    Raises:
+        InvalidRequest: the model has no sparse attention: every token reads everything, so all K/V must be there.
+        DoesNotFit: the budget has no room for what one step reads.
+    """
+    sparse, heads, layers = config.sparse, config.num_key_value_heads, len(config.sparse_layers)
+    if sparse is None or not layers:
+        raise InvalidRequest("kv_budget is for models with sparse attention; this one reads all K/V for every token")
+    slot_bytes = 2 * sparse.block_size * config.sparse_head_dim * item_bytes
+    # A dense step reads everything, a sparse one what it selects, and an append what windows reach back to.
+    dense_blocks = -(-sparse.dense_len // sparse.block_size)
+    reach = -(-8 * sparse.kernel_stride // sparse.block_size) + 1
+    slots, staged = heads * max(sparse.selected_blocks, dense_blocks, reach), dense_blocks + 1
+    needed = layers * slots * slot_bytes + 2 * staged * heads * slot_bytes
+    if kv_budget < needed:
+        raise DoesNotFit(
+            f"kv_budget is {kv_budget:,} bytes, and one step of this model reads {needed:,}; give it at least that",
+            needed_bytes=needed,
+            available_bytes=kv_budget,
+        )
+    staged = max(staged, min(_MOST_STAGED_BYTES, kv_budget // _STAGED_SHARE) // (heads * slot_bytes))
+    most_staged = (kv_budget - layers * slots * slot_bytes) // (2 * heads * slot_bytes)
+    staged = min(staged, most_staged)
+    return Tiers((kv_budget - 2 * staged * heads * slot_bytes) // (layers * slot_bytes), staged)
 
 
 def default_chunk(config: ModelConfig, *, on_gpu: bool) -> int:

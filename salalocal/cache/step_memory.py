@@ -6,11 +6,15 @@ masked by whoever reads, so what lies there may be anything finite (K and V) or 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from salalocal.cache.attention_memory import Piece
+from salalocal.cache.tiered_store import TierLayer
 from salalocal_kernels import extend_compressed_keys
 
 
@@ -19,14 +23,16 @@ class LayerStorage:
     """What an attention layer stores.
 
     Attributes:
-        pages: [P, Hkv, 2, B, D].
+        pages: [P, Hkv, 2, B, D], or the slots as pages where K and V are in host memory.
         compressed: fine and coarse keys, [Hkv, C, D] each; None where the layer is always dense.
         kernel_stride: tokens between fine keys; 0 without them.
+        tier: host memory and slots; None where all K and V are on the device.
     """
 
     pages: Tensor
     compressed: tuple[Tensor, Tensor] | None
     kernel_stride: int
+    tier: TierLayer | None = None
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,19 @@ class StepStorage:
         blocks: int32 [Hkv, N], 0 to N - 1.
         states: [H, Dk, Dv] per lightning layer.
         layers: per attention layer.
+        recent: blocks back from a token's own, that included, which the windows it completes may reach.
     """
 
     page_table: Tensor
     blocks: Tensor
     states: tuple[Tensor, ...]
     layers: tuple[LayerStorage, ...]
+    recent: int
+
+    @cached_property
+    def slot_table(self) -> Tensor:
+        """int64 [Hkv, N]: the slots of what a layer reads, which the next layer overwrites; with tiers only."""
+        return torch.zeros(self.blocks.shape, dtype=torch.int64, device=self.page_table.device)
 
     def at(self, position: Tensor) -> StepMemory:
         """The memory of the step that reads the token at `position`, int64 [1] on the device."""
@@ -51,17 +64,25 @@ class StepStorage:
         block = torch.div(position, block_size, rounding_mode="floor")
         # Without attention layers there are no pages, and nobody asks for one.
         page = self.page_table[block] if self.layers else block
-        return StepMemory(self, position, page, position - block * block_size)
+        is_tiered = bool(self.layers) and self.layers[0].tier is not None
+        recent = recent_before(block, self.recent, self.blocks.shape[0]) if is_tiered else None
+        return StepMemory(self, position, page, position - block * block_size, recent)
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """The storage at one position; the page and the offset in it where the token's K and V go are int64 [1]."""
+    """The storage at one position.
+
+    Attributes:
+        page, offset: where the token's K and V go, int64 [1].
+        recent: int32 [Hkv, R], the token's block and those before it; None without tiers.
+    """
 
     storage: StepStorage
     position: Tensor
     page: Tensor
     offset: Tensor
+    recent: Tensor | None
 
     @property
     def states(self) -> tuple[Tensor, ...]:
@@ -80,24 +101,28 @@ class StepAttention:
     memory: StepMemory
     layer: LayerStorage
 
-    @property
-    def pages(self) -> Tensor:
-        """All pages [P, Hkv, 2, B, D]."""
-        return self.layer.pages
-
-    @property
-    def page_table(self) -> Tensor:
-        """int64 [N]: the page of each block."""
-        return self.memory.storage.page_table
-
     def append(self, position: int | Tensor, keys: Tensor, values: Tensor) -> None:
         """Stores keys and values [1, Hkv, D] of the token and every window it completes."""
-        pages, page, offset = self.pages, self.memory.page, self.memory.offset
-        pages[page, :, 0, offset] = keys
-        pages[page, :, 1, offset] = values
+        memory, pages, table = self.memory, self.layer.pages, self.memory.storage.page_table
+        if self.layer.tier is None:
+            pages[memory.page, :, 0, memory.offset] = keys
+            pages[memory.page, :, 1, memory.offset] = values
+        else:
+            assert memory.recent is not None
+            slots = memory.storage.slot_table
+            self.layer.tier.append(position, keys[0], values[0], memory.recent, table, slots)
+            table = slots
         if self.layer.compressed is not None:
             fine, coarse = self.layer.compressed
-            extend_compressed_keys(pages, self.page_table, fine, coarse, position, 1, self.layer.kernel_stride)
+            extend_compressed_keys(pages, table, fine, coarse, position, 1, self.layer.kernel_stride)
+
+    def fetched(self, blocks: Tensor, length: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Pages with the blocks [Hkv, K] in them, and the page of each block."""
+        storage = self.memory.storage
+        if self.layer.tier is None:
+            return self.layer.pages, storage.page_table
+        self.layer.tier.fetch(blocks, storage.page_table, length, storage.slot_table)
+        return self.layer.pages, storage.slot_table
 
     def compressed_keys(self, length: int | Tensor) -> tuple[Tensor, Tensor]:
         """Fine and coarse keys, with the room behind them."""
@@ -108,7 +133,7 @@ class StepAttention:
     def num_blocks(self, length: int | Tensor) -> int:
         """Blocks there is room for."""
         del length
-        return self.page_table.shape[0]
+        return self.memory.storage.page_table.shape[0]
 
     def every_block(self, length: int | Tensor) -> Tensor:
         """int32 [Hkv, N]: all blocks there is room for."""
@@ -118,3 +143,19 @@ class StepAttention:
     def context(self, length: int) -> Tensor:
         """Not to be had without knowing the length here."""
         raise AssertionError(length)
+
+    def pieces(self, blocks: Tensor) -> Iterator[Piece]:
+        """For several tokens, which this is not."""
+        raise AssertionError(blocks.shape)
+
+
+def recent_before(block: int | Tensor, count: int, kv_heads: int) -> Tensor:
+    """int32 [Hkv, count]: blocks up to `block`; those below 0 are none.
+
+    Args:
+        block: int64 [1], or a number, which stays on the processor.
+        count: how many.
+        kv_heads: rows.
+    """
+    device = block.device if isinstance(block, Tensor) else None
+    return (block + torch.arange(1 - count, 1, device=device)).to(torch.int32).expand(kv_heads, -1)

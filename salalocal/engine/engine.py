@@ -13,6 +13,7 @@ import torch
 from salalocal.cache.manifest import ModelIdentity, read_manifest
 from salalocal.cache.saved_session import check_model
 from salalocal.cache.session_cache import SessionCache
+from salalocal.cache.tiered_store import TieredStore
 from salalocal.config import ModelConfig
 from salalocal.documents import Document
 from salalocal.engine.events import Done, Evidence, Token
@@ -42,6 +43,7 @@ class Engine:
         default_chunk: tokens per prefill chunk.
         name: the model's, for messages.
         fingerprint: of its files; a session saved by one model is not restored by another.
+        tiers: where K/V is in host memory; None for K/V on the device.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Engine:
         default_chunk: int,
         name: str,
         fingerprint: str,
+        tiers: TieredStore | None = None,
     ) -> None:
         self._network = network
         self._tokenizer = tokenizer
         self._sizes = sizes
         self._default_chunk = default_chunk
+        self._tiers = tiers
         self.name = name
         self._identity = ModelIdentity(name, fingerprint, str(network.dtype).removeprefix("torch."))
         self._indexed: tuple[tuple[Document, ...], QuoteIndex] | None = None
@@ -108,7 +112,12 @@ class Engine:
 
     def max_context_tokens(self) -> int:
         """The longest session that fits now: by free memory, and by the trained length of RoPE attention."""
-        longest = self._sizes.longest_context(available_bytes(self.device))
+        free = available_bytes(self.device)
+        if self._tiers is None:
+            longest = self._sizes.longest_context(free)
+        else:
+            unused = self._tiers.free_pages * self._tiers.page_bytes
+            longest = self._sizes.longest_tiered(free, available_bytes(torch.device("cpu")) + unused)
         trained = self.config.rope_positions
         return longest if trained is None else min(longest, trained)
 
@@ -140,7 +149,7 @@ class Engine:
                 needed_bytes=needed,
                 available_bytes=available,
             )
-        cache = SessionCache.empty(self.config, self.dtype, self.device)
+        cache = SessionCache.empty(self.config, self.dtype, self.device, self._tiers)
         session = Session(self._network, cache, self._default_chunk, longest, record_selection, self._identity)
         if save_to is not None:
             session.save_behind(save_to)

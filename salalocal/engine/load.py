@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from salalocal import planner
+from salalocal.cache.tiered_store import TieredStore
 from salalocal.config import ModelConfig
 from salalocal.engine.engine import Engine, available_bytes
 from salalocal.errors import DoesNotFit, InvalidRequest
@@ -23,7 +24,13 @@ from salalocal.weights.source import WeightSource
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
-def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto", prefill: str = "full") -> Engine:
+def load(
+    path_or_name: str | Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    prefill: str = "full",
+    kv_budget: int | None = None,
+) -> Engine:
     """Loads a model: a folder with config.json and safetensors, a .gguf file, or the name of one on this machine.
 
     Packed weights stay packed on a GPU. A CPU would spend most of its time unpacking them, again for every token, so
@@ -37,11 +44,16 @@ def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto", pr
         prefill: how long chunks multiply packed matrices: "full", in `dtype`; "int8" or "fp8", rounded to 8 bits on
             both sides: less exact, for GPUs whose matrix units are faster in them (docs/performance.md). What decides
             which blocks are read, the head, chunks below 256 tokens and every token of an answer stay full.
+        kv_budget: bytes on the device for K and V. They are then in host memory, and the device holds what was read of
+            them last; a context may be as long as host memory and the compressed keys, which stay on the device, allow.
+            None: all K and V are on the device.
 
     Raises:
         ModelNotFound, BadConfig, BadCheckpoint, BadTokenizer, UnsupportedFormat: the model cannot be used as it is.
-        DoesNotFit: the weights exceed the free memory; nothing was allocated.
-        InvalidRequest: device, dtype or prefill is not known or not there, or prefill is in 8 bits and nothing packed.
+        DoesNotFit: weights and kv_budget exceed the free memory, or kv_budget has no room for one step; nothing was
+            allocated.
+        InvalidRequest: device, dtype or prefill is not known or not there, prefill is in 8 bits and nothing packed, or
+            kv_budget is given for a model without sparse attention.
     """
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
@@ -58,12 +70,28 @@ def load(path_or_name: str | Path, device: str = "auto", dtype: str = "auto", pr
         sizes, unpack = _choose_packing(config, kind, where, chunk)
     else:
         sizes, unpack = footprint(config, kind.itemsize, chunk), False
-    _check_fits(path, sizes, where)
+    shares = None if kv_budget is None else planner.tiers(config, kind.itemsize, kv_budget)
+    _check_fits(path, sizes, where, kv_budget or 0)
     network = build_network(config, source, kind, where, unpack=unpack)
     if prefill != "full":
         network = narrowed(network, prefill)
     name = path.stem if path.is_file() else path.name
-    return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files))
+    tiers = None if shares is None else make_tiers(config, kind, where, shares)
+    return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files), tiers)
+
+
+def make_tiers(config: ModelConfig, dtype: torch.dtype, device: torch.device, shares: planner.Tiers) -> TieredStore:
+    """Slots and buffers on the device, and host memory to come."""
+    return TieredStore(
+        len(config.sparse_layers),
+        config.num_key_value_heads,
+        config.sparse_head_dim,
+        config.block_size,
+        dtype,
+        device,
+        shares.slots,
+        shares.staged_pages,
+    )
 
 
 def resolve_device(device: str) -> torch.device:
@@ -122,9 +150,9 @@ def _choose_packing(
     return choose_packing(config, dtype.itemsize, chunk_tokens, available_bytes(device), on_gpu=device.type == "cuda")
 
 
-def _check_fits(path: Path, sizes: Footprint, device: torch.device) -> None:
+def _check_fits(path: Path, sizes: Footprint, device: torch.device, kv_budget: int) -> None:
     available = available_bytes(device)
-    needed = sizes.total_bytes(0)
+    needed = sizes.total_bytes(0) + kv_budget
     if needed > available:
         raise DoesNotFit(
             f"{path.name}: needs {needed / 2**30:.1f} GiB of {device.type} memory and {available / 2**30:.1f} GiB are "
