@@ -136,8 +136,8 @@ class TieredAttention(AttentionCache):
         if self._own is not None and index < self._store.layers and tokens * _PICKS >= len(history):
             self._store.staging.prefetch(self._key(index), self._store.layer(index).host, history)
 
-    def _key(self, index: int) -> tuple[int, int]:
-        return self._store.round, index
+    def _key(self, index: int) -> tuple[int, int, int]:
+        return self._store.round, index, self._first_own
 
     def _own_table(self, count: int) -> Tensor:
         """The page in `own` of each block; below 0 before it."""

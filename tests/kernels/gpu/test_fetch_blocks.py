@@ -103,5 +103,52 @@ def test_compiles_for_every_card(capability: int, slots: int) -> None:
     assert_fits(write, capability)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("slots", [192, 300, 5000])
+def test_on_the_gpu(slots: int) -> None:
+    """Random and repeated picks out of pinned memory, recorded once and replayed, against the definition."""
+    generator = torch.Generator().manual_seed(slots)
+    memory = torch.randn(3, 1000, 2, 2, 64, 128).bfloat16().pin_memory()
+    segments = list(memory)
+    addresses = torch.tensor([segment.data_ptr() for segment in segments], device="cuda")
+    host = HostPages(segments, addresses, True)
+    _, pool, _, slot_table = released(slots, "cuda")
+    pool.holds.fill_(-1), pool.slot_of.fill_(-1), slot_table.zero_()
+    for each in (pool.stamps, pool.clock, pool.counts, pool.slots):
+        each.zero_()
+    other = SlotPool(**{name: value.clone() for name, value in vars(pool).items()})
+    other_table = slot_table.clone()
+    table = torch.randperm(3000, generator=generator).cuda()
+    liked = torch.stack([torch.randperm(3000, generator=generator)[:400] for _ in range(2)])
+    blocks = torch.full((2, 96), -1, dtype=torch.int32, device="cuda")
+    length = torch.tensor([2990 * 64 + 3], device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    gpu.fetch_blocks(blocks, table, length, host, pool, slot_table)
+    ref.fetch_blocks(blocks, table, length, host, other, other_table)
+    with torch.cuda.graph(graph):
+        gpu.fetch_blocks(blocks, table, length, host, pool, slot_table)
+    for number in range(60):
+        picks = [row[torch.randperm(400, generator=generator)[: 96 - number % 3]].sort().values for row in liked]
+        for row, found in zip(blocks, picks, strict=True):
+            row.fill_(-1)[: len(found)].copy_(found)
+        graph.replay()
+        ref.fetch_blocks(blocks, table, length, host, other, other_table)
+        for name in ("slot_of", "clock", "counts", "slots"):
+            assert torch.equal(getattr(pool, name), getattr(other, name)), (name, number)
+        for name in ("holds", "stamps"):
+            assert torch.equal(getattr(pool, name)[:slots], getattr(other, name)[:slots]), (name, number)
+        assert torch.equal(slot_table, other_table)
+    row = torch.randn(2, 128, device="cuda").bfloat16()
+    position = length - 1
+    blocks[:, 0] = int(position) // 64
+    ref.fetch_blocks(blocks[:, :1], table, length, host, pool, slot_table)
+    gpu_write.write_token(row, -row, table, slot_table, position, host, pool)
+    torch.cuda.synchronize()
+    page = host.page(int(table[int(position) // 64]))[:, :, int(position) % 64]
+    assert torch.equal(page.cuda(), torch.stack([row, -row], 1))
+    at = slot_table[:, int(position) // 64]
+    assert torch.equal(pool.slots[at, :, int(position) % 64], torch.stack([row, -row], 1))
+
+
 if __name__ == "__main__":
     main(globals())
