@@ -15,9 +15,13 @@ _DEQUANTIZE_BYTES = 256 << 20
 # What CUDA itself takes on a card before the first tensor.
 _CUDA_CONTEXT_BYTES = 1 << 29
 _GPU_CHUNK_TOKENS = 8192
+_LEAST_GPU_CHUNK_TOKENS = 2048
+_AMPLE_KV_BYTES = 512 << 20
 # Of the budget for K/V each of the two buffers takes so much, and no more than a bus fills while a layer computes.
 _STAGED_SHARE = 8
 _MOST_STAGED_BYTES = 256 << 20
+# What a card shared between K/V and compressed keys is to have room for.
+_LONG_CONTEXT_TOKENS = 1 << 20
 # On a CPU about a second of work, so that progress moves and cancel is heard. Larger chunks gain nothing there.
 _CPU_FLOP_PER_SECOND = 1e11
 _CPU_CHUNK_TOKENS = (256, 2048)
@@ -33,6 +37,7 @@ class Footprint:
         session_bytes: linear states of one session, whatever its length.
         workspace_bytes: largest temporaries of one chunk.
         compressed_token_bytes: the compressed keys' part of `token_bytes`.
+        streaming_bytes: what a chunk takes besides `workspace_bytes` where K/V is in host memory.
     """
 
     weight_bytes: int
@@ -40,6 +45,7 @@ class Footprint:
     session_bytes: int
     workspace_bytes: int
     compressed_token_bytes: float = 0.0
+    streaming_bytes: int = 0
 
     def context_bytes(self, tokens: int) -> int:
         """Bytes of one session of `tokens` tokens, weights left out."""
@@ -60,7 +66,7 @@ class Footprint:
             device_bytes: free beside weights, slots and buffers.
             host_bytes: free.
         """
-        left = device_bytes - self.session_bytes - self.workspace_bytes
+        left = device_bytes - self.session_bytes - self.workspace_bytes - self.streaming_bytes
         by_device = max(0, int(left / self.compressed_token_bytes))
         return min(by_device, max(0, int(host_bytes / (self.token_bytes - self.compressed_token_bytes))))
 
@@ -97,6 +103,9 @@ def footprint(config: ModelConfig, item_bytes: int, chunk_tokens: int, *, unpack
         + (256 << 20)
         + (_DEQUANTIZE_BYTES if keeps_packed else 0),
         compressed_token_bytes=storage * compressed,
+        # Of every layer K and V on their way to the host, and of one what was read so far and of the next piece.
+        streaming_bytes=chunk_tokens
+        * (len(config.sparse_layers) * 2 * channels * item_bytes + 2 * config.hidden_size * max(item_bytes, 4)),
     )
 
 
@@ -141,6 +150,35 @@ def tiers(config: ModelConfig, item_bytes: int, kv_budget: int) -> Tiers:
     return Tiers((kv_budget - 2 * staged * heads * slot_bytes) // (layers * slot_bytes), staged)
 
 
+def kv_budget(config: ModelConfig, sizes: Footprint, gpu_memory: int) -> int | None:
+    """What a cap on all that a process takes of a card leaves for K/V beside a context of a million tokens.
+
+    Args:
+        config: the model.
+        sizes: what it takes.
+        gpu_memory: bytes, CUDA's own part included.
+
+    Returns:
+        for `tiers`; None where all K/V of such a context fits, or the model reads all of it for every token.
+    """
+    usable = usable_gpu_bytes(gpu_memory)
+    if config.sparse is None or sizes.total_bytes(_LONG_CONTEXT_TOKENS) <= usable:
+        return None
+    fixed = sizes.weight_bytes + sizes.session_bytes + sizes.workspace_bytes + sizes.streaming_bytes
+    return max(0, usable - fixed - sizes.compressed_bytes(_LONG_CONTEXT_TOKENS))
+
+
+def chunk_within(config: ModelConfig, item_bytes: int, gpu_memory: int) -> int:
+    """Tokens per prefill chunk under a cap on a card: fewer where more would leave K/V hardly any room."""
+    chunk = _GPU_CHUNK_TOKENS
+    while chunk > _LEAST_GPU_CHUNK_TOKENS:
+        budget = kv_budget(config, footprint(config, item_bytes, chunk), gpu_memory)
+        if budget is None or budget >= _AMPLE_KV_BYTES:
+            break
+        chunk //= 2
+    return chunk
+
+
 def default_chunk(config: ModelConfig, *, on_gpu: bool) -> int:
     """Tokens per prefill chunk where a call names none."""
     if on_gpu:
@@ -169,9 +207,14 @@ def usable_bytes(free_bytes: int) -> int:
     return int(free_bytes * 0.95)
 
 
+def torch_bytes(card_bytes: int) -> int:
+    """What is left of a card, or of a cap on one, once CUDA has taken its part."""
+    return max(0, card_bytes - _CUDA_CONTEXT_BYTES)
+
+
 def usable_gpu_bytes(card_bytes: int) -> int:
     """What weights and caches may take of a card, or of a cap on one, that nothing else uses."""
-    return usable_bytes(max(0, card_bytes - _CUDA_CONTEXT_BYTES))
+    return usable_bytes(torch_bytes(card_bytes))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class TieredCache(PagedCache):
     def __init__(self, store: TieredStore, table: PageTable | None = None) -> None:
         super().__init__(store, table)
         self.store = store
-        self._numbers = np.zeros(0, dtype=np.int64)
+        self._numbers: np.ndarray | None = None
 
     def reserve(self, length: int, new_length: int) -> None:
         """Host memory for tokens [length, new_length). It never moves, so no more than that."""
@@ -41,12 +41,14 @@ class TieredCache(PagedCache):
         self.store.forget(
             [page for at, page in enumerate(after) if is_chunk or at >= len(before) or before[at] != page]
         )
-        self._numbers = np.array(self._table.pages, dtype=np.int64)
+        self._numbers = None
         self.store.begin_round()
 
     @property
     def numbers(self) -> np.ndarray:
         """[N] int64: the page of each block, as `page_table` has it on the device."""
+        if self._numbers is None:
+            self._numbers = np.array(self._table.pages, dtype=np.int64)
         return self._numbers
 
     def span(self, layer: int, start: int, stop: int) -> Tensor:

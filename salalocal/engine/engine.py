@@ -277,8 +277,11 @@ class Engine:
 def available_bytes(device: torch.device) -> int:
     """Memory that weights and caches may take now."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free, total = torch.cuda.mem_get_info(device)
+        reserved = torch.cuda.memory_reserved(device)
+        # `load` may have held PyTorch to a part of the card.
+        free = min(free, int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved)
+        free += reserved - torch.cuda.memory_allocated(device)
     else:
         free = psutil.virtual_memory().available
     return usable_bytes(free)

@@ -30,6 +30,7 @@ def load(
     dtype: str = "auto",
     prefill: str = "full",
     kv_budget: int | None = None,
+    gpu_memory: int | None = None,
 ) -> Engine:
     """Loads a model: a folder with config.json and safetensors, a .gguf file, or the name of one on this machine.
 
@@ -46,16 +47,21 @@ def load(
             which blocks are read, the head, chunks below 256 tokens and every token of an answer stay full.
         kv_budget: bytes on the device for K and V. They are then in host memory, and the device holds what was read of
             them last; a context may be as long as host memory and the compressed keys, which stay on the device, allow.
-            None: all K and V are on the device.
+            None: all K and V are on the device, unless `gpu_memory` leaves no room for them.
+        gpu_memory: bytes that this process may take of the GPU, CUDA's own included (about 512 MiB); PyTorch is held to
+            it from then on. K and V of a million tokens are in host memory where they do not fit beside the rest. None:
+            all that is free.
 
     Raises:
         ModelNotFound, BadConfig, BadCheckpoint, BadTokenizer, UnsupportedFormat: the model cannot be used as it is.
         DoesNotFit: weights and kv_budget exceed the free memory, or kv_budget has no room for one step; nothing was
             allocated.
-        InvalidRequest: device, dtype or prefill is not known or not there, prefill is in 8 bits and nothing packed, or
-            kv_budget is given for a model without sparse attention.
+        InvalidRequest: device, dtype or prefill is not known or not there, prefill is in 8 bits and nothing packed,
+            kv_budget is given for a model without sparse attention, or gpu_memory without a GPU or beside kv_budget.
     """
     where = resolve_device(device)
+    if gpu_memory is not None:
+        _hold_to(where, gpu_memory, kv_budget)
     kind = resolve_dtype(dtype, where)
     _check_prefill(prefill, where)
     path = find_model(path_or_name)
@@ -65,13 +71,18 @@ def load(
             f"{path.name}: prefill in {prefill} is for packed weights; make some with 'salalocal quantize'"
         )
     check_tensors(config, source)
-    chunk = default_chunk(config, where)
+    if gpu_memory is None:
+        chunk = default_chunk(config, where)
+    else:
+        chunk = planner.chunk_within(config, kind.itemsize, gpu_memory)
     if prefill == "full":
         sizes, unpack = _choose_packing(config, kind, where, chunk)
     else:
         sizes, unpack = footprint(config, kind.itemsize, chunk), False
+    if gpu_memory is not None:
+        kv_budget = planner.kv_budget(config, sizes, gpu_memory)
     shares = None if kv_budget is None else planner.tiers(config, kind.itemsize, kv_budget)
-    _check_fits(path, sizes, where, kv_budget or 0)
+    _check_fits(path, sizes, where, kv_budget)
     network = build_network(config, source, kind, where, unpack=unpack)
     if prefill != "full":
         network = narrowed(network, prefill)
@@ -92,6 +103,16 @@ def make_tiers(config: ModelConfig, dtype: torch.dtype, device: torch.device, sh
         shares.slots,
         shares.staged_pages,
     )
+
+
+def _hold_to(device: torch.device, gpu_memory: int, kv_budget: int | None) -> None:
+    """Lets PyTorch take no more of the GPU than so many bytes, less what CUDA takes."""
+    if device.type != "cuda":
+        raise InvalidRequest("gpu_memory is for a GPU, and the model is loaded on the CPU; use kv_budget")
+    if kv_budget is not None:
+        raise InvalidRequest("gpu_memory and kv_budget are both given; the first decides the second")
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, planner.torch_bytes(gpu_memory) / total), device)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -150,9 +171,9 @@ def _choose_packing(
     return choose_packing(config, dtype.itemsize, chunk_tokens, available_bytes(device), on_gpu=device.type == "cuda")
 
 
-def _check_fits(path: Path, sizes: Footprint, device: torch.device, kv_budget: int) -> None:
+def _check_fits(path: Path, sizes: Footprint, device: torch.device, kv_budget: int | None) -> None:
     available = available_bytes(device)
-    needed = sizes.total_bytes(0) + kv_budget
+    needed = sizes.total_bytes(0) + (0 if kv_budget is None else kv_budget + sizes.streaming_bytes)
     if needed > available:
         raise DoesNotFit(
             f"{path.name}: needs {needed / 2**30:.1f} GiB of {device.type} memory and {available / 2**30:.1f} GiB are "

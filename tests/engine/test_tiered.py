@@ -15,6 +15,7 @@ from naive_sala import random_ids, tiny_config, write_model
 from replay import assert_same
 
 import salalocal
+from salalocal.cache.session_cache import SessionCache
 from salalocal.cache.tiered_store import TieredStore
 from salalocal.engine.decode_graph import DecodeGraph
 from salalocal.engine.engine import Engine
@@ -207,11 +208,8 @@ def test_what_is_read_is_told(tiered: Callable[..., Engine], resident: Engine, i
 def test_choosing_in_the_step(tiered: Callable[..., Engine], resident: Engine) -> None:
     answers = []
     for engine in (tiered(), resident):
-        session = graphed(engine.new_session())
-        session.prefill(random_ids(90))
-        sampler = Sampler(Sampling(temperature=0.8, seed=5))
-        assert session.logits is not None
-        tokens = [sampler(session.logits)]
+        session, sampler = graphed(engine.new_session()), Sampler(Sampling(temperature=0.8, seed=5))
+        tokens = [sampler(session.prefill(random_ids(90)))]
         tokens += [session.step_and_choose(tokens[-1], sampler) for _ in range(12)]
         answers.append(tokens)
     assert answers[0] == answers[1]
@@ -258,22 +256,21 @@ def test_cancelled_and_failed_chunks_leave_nothing(
     cancel.set()
     with pytest.raises(Cancelled):
         pair.one.prefill(random_ids(30), cancel=cancel)
-    commit = type(pair.one._cache).commit
 
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(type(pair.one._cache), "commit", fail)
+    monkeypatch.setattr(SessionCache, "commit", fail)
     for ids in (random_ids(50, seed=9), random_ids(1, seed=9)):
         with pytest.raises(KeyboardInterrupt):
             pair.one.prefill(ids)
-    monkeypatch.setattr(type(pair.one._cache), "commit", commit)
+    monkeypatch.undo()
     pair.step(1, 2, *random_ids(7))
     pair.read(random_ids(40, seed=2))
 
 
 def test_refusals(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DoesNotFit, match="kv_budget is 5,000 bytes, and one step of this model reads") as caught:
+    with pytest.raises(DoesNotFit, match="kv_budget is 5,000 bytes, and one step") as caught:
         salalocal.load(folder, device="cpu", dtype="float32", kv_budget=5000)
     engine = salalocal.load(folder, device="cpu", dtype="float32", kv_budget=caught.value.needed_bytes)
     assert engine._tiers is not None
@@ -295,6 +292,6 @@ def test_the_longest_context_follows_from_both_memories(folder: Path, monkeypatc
     free = iter([1 << 40, int(1000 * kv) + 1])
     monkeypatch.setattr(module, "available_bytes", lambda _: next(free))
     assert engine.max_context_tokens() == 1000
-    fixed = sizes.session_bytes + sizes.workspace_bytes
+    fixed = sizes.session_bytes + sizes.workspace_bytes + sizes.streaming_bytes
     free = iter([fixed + int(500 * sizes.compressed_token_bytes) + 1, 1 << 40])
     assert engine.max_context_tokens() == 500

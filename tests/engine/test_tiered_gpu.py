@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import gc
 import mmap
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,3 +196,29 @@ def test_an_engine_that_is_dropped_gives_its_memory_back_and_harms_no_other(tier
     del dropped, session, sessions[1]
     gc.collect()
     assert torch.equal(sessions[0].step(2), expected)
+
+
+CAPPED = """
+import sys, torch, salalocal
+cap = int(sys.argv[2])
+engine = salalocal.load(sys.argv[1], device="cuda", dtype="bfloat16", gpu_memory=cap)
+assert engine._tiers is not None
+session = engine.new_session()
+assert session.max_tokens > 30_000
+session.prefill([token * 7 % 512 for token in range(30_000)])
+for token in range(9):
+    session.step(token)
+assert session._decoder._graph is not None
+free, total = torch.cuda.mem_get_info()
+print(torch.cuda.max_memory_reserved(), total - free)
+"""
+
+
+def test_a_cap_on_the_whole_process(folder: Path) -> None:
+    """In a process of its own: PyTorch is held to the cap for good."""
+    cap = 3 << 30
+    command = [sys.executable, "-c", CAPPED, str(folder), str(cap)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    reserved, _ = map(int, done.stdout.split())
+    assert reserved <= cap - (512 << 20)
