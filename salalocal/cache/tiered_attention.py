@@ -18,6 +18,10 @@ from salalocal.cache.staging import read_pages, write_pages
 from salalocal.cache.step_memory import recent_before
 from salalocal.cache.tiered_cache import TieredCache
 
+# Blocks that a token of a chunk reads and no other, roughly: so few tokens that these are less than the history leave
+# most of it unread, and nothing of it is asked for early.
+_PICKS_OF_ITS_OWN = 8
+
 
 class TieredAttention(AttentionCache):
     """The memory of one layer while one chunk or token is read.
@@ -133,7 +137,7 @@ class TieredAttention(AttentionCache):
     def _prefetch(self, index: int, tokens: int) -> None:
         """Asks early for what a layer reads first, where so many tokens are likely to read most of it."""
         history = self._kv.numbers[: self._first_own]
-        if self._own is not None and index < self._store.layers and tokens * _PICKS >= len(history):
+        if self._own is not None and index < self._store.layers and tokens * _PICKS_OF_ITS_OWN >= len(history):
             self._store.staging.prefetch(self._key(index), self._store.layer(index).host, history)
 
     def _key(self, index: int) -> tuple[int, int, int]:
@@ -143,8 +147,3 @@ class TieredAttention(AttentionCache):
         """The page in `own` of each block; below 0 before it."""
         assert self._own is not None
         return torch.arange(-self._first_own, count - self._first_own, device=self._own.device)
-
-
-# Blocks that a token of a chunk reads which no other does, at least; fewer tokens than this makes of a history leave
-# most of it unread.
-_PICKS = 8

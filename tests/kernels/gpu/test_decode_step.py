@@ -155,6 +155,14 @@ def test_a_step_with_kv_in_host_memory_reads_nothing_back(length: int, is_watche
     assert names["_attend_split_kernel"] == names["_write_token_kernel"] == 1
 
 
+@pytest.mark.usefixtures("_everything_is_registered")
+@pytest.mark.parametrize("capability", [86, 90])
+def test_every_launch_of_a_step_with_kv_in_host_memory_compiles(capability: int) -> None:
+    wanted = ("_assign_slots", "_copy_blocks", "_write_token", "_extend_compressed", "_attend_split", "_combine_splits")
+    made = launches_of(StepKind(True, False, None), tiers=in_host_memory())
+    compile_each([launch for launch in made if launch.kernel.fn.__name__.startswith(wanted)], capability)
+
+
 def test_memory_that_is_not_registered_is_told_once_and_keeps_the_step_from_being_recorded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
