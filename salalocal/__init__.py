@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from salalocal.engine.sampling import Sampling
     from salalocal.engine.session import Session
     from salalocal.evidence import QuoteMatch, ReadPassage
+    from salalocal.forecast import Plan
+    from salalocal.plans import plan
     from salalocal.quantizer import KindReport, QuantizeProgress, QuantizeReport, quantize
     from salalocal.tokenizer import Message
 
@@ -60,6 +62,8 @@ _HOMES = {
     "salalocal.engine.sampling": ("Sampling",),
     "salalocal.engine.session": ("Session",),
     "salalocal.evidence": ("QuoteMatch", "ReadPassage"),
+    "salalocal.forecast": ("Plan",),
+    "salalocal.plans": ("plan",),
     "salalocal.quantizer": ("KindReport", "QuantizeProgress", "QuantizeReport", "quantize"),
     "salalocal.tokenizer": ("Message",),
 }
@@ -86,6 +90,7 @@ __all__ = [
     "Message",
     "ModelNotFound",
     "Place",
+    "Plan",
     "Progress",
     "QuantizeProgress",
     "QuantizeReport",
@@ -102,6 +107,7 @@ __all__ = [
     "Usage",
     "__version__",
     "load",
+    "plan",
     "quantize",
     "read",
 ]

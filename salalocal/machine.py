@@ -6,8 +6,13 @@ The file is a cache: one of another version, another device or another shape cou
 from __future__ import annotations
 
 import json
+import os
+import platform
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import psutil
 
 from salalocal.atomic import replacing
 from salalocal.errors import BadConfig, InvalidRequest
@@ -107,6 +112,21 @@ def recall(device: str, device_name: str) -> Machine | None:
     except BadConfig:
         return None
     return machine if (machine.device, machine.device_name) == (device, device_name) else None
+
+
+def processor_name() -> str:
+    """The processor's name with its cores, as measurements of it are kept under."""
+    match = re.search(r"^model name\s*:\s*(.+)$", processor_facts(), re.MULTILINE)
+    name = match[1].strip() if match else platform.processor() or platform.machine()
+    return f"{name}, {psutil.cpu_count(logical=False) or os.cpu_count()} cores"
+
+
+def processor_facts() -> str:
+    """What Linux tells of the processor; "" elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _parse(fields: Fields) -> Machine:

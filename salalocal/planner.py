@@ -12,6 +12,8 @@ from salalocal.weights.layout import parameter_count, weight_bytes
 
 # What a product with a packed matrix holds at most while it is unpacked in slices.
 _DEQUANTIZE_BYTES = 256 << 20
+# Tokens that the feed-forward takes at once.
+_SLICE_TOKENS = 8192
 # What CUDA itself takes on a card before the first tensor.
 _CUDA_CONTEXT_BYTES = 1 << 29
 _GPU_CHUNK_TOKENS = 8192
@@ -90,16 +92,19 @@ def footprint(config: ModelConfig, item_bytes: int, chunk_tokens: int, *, unpack
     if config.sparse is not None:
         stride = config.sparse.kernel_stride
         compressed = channels * item_bytes * (1 / stride + 1 / (4 * stride))
-    state = config.num_attention_heads * config.head_dim**2 * max(item_bytes, 4)
+    wide = max(item_bytes, 4)
+    state = config.num_attention_heads * config.head_dim**2 * wide
     # Storage grows by an eighth beyond need, and the states of a chunk exist before and after it.
     storage = len(config.sparse_layers) * 1.125
     keeps_packed = config.quantization is not None and not unpack
-    widest = max(config.intermediate_size * 2, config.hidden_size * 4) + config.hidden_size * 3
+    # Gate, up and their product, or all that a mixer projects; the residual stream before and after it.
+    hidden = config.hidden_size
+    widest = (max(config.intermediate_size * 3, hidden * 6) + 2 * hidden) * item_bytes + 2 * hidden * wide
     return Footprint(
         weight_bytes=weight_bytes(config, item_bytes, unpacked=unpack),
         token_bytes=storage * (2 * channels * item_bytes + compressed),
         session_bytes=2 * len(config.lightning_layers) * state,
-        workspace_bytes=min(chunk_tokens, 4096) * widest * max(item_bytes, 4)
+        workspace_bytes=min(chunk_tokens, _SLICE_TOKENS) * widest
         + (256 << 20)
         + (_DEQUANTIZE_BYTES if keeps_packed else 0),
         compressed_token_bytes=storage * compressed,
@@ -150,29 +155,29 @@ def tiers(config: ModelConfig, item_bytes: int, kv_budget: int) -> Tiers:
     return Tiers((kv_budget - 2 * staged * heads * slot_bytes) // (layers * slot_bytes), staged)
 
 
-def kv_budget(config: ModelConfig, sizes: Footprint, gpu_memory: int) -> int | None:
-    """What a cap on all that a process takes of a card leaves for K/V beside a context of a million tokens.
+def kv_budget(config: ModelConfig, sizes: Footprint, available_bytes: int) -> int | None:
+    """What is left for K/V on a card beside weights and a context of a million tokens.
 
     Args:
         config: the model.
         sizes: what it takes.
-        gpu_memory: bytes, CUDA's own part included.
+        available_bytes: for weights and caches.
 
     Returns:
         for `tiers`; None where all K/V of such a context fits, or the model reads all of it for every token.
     """
-    usable = usable_gpu_bytes(gpu_memory)
-    if config.sparse is None or sizes.total_bytes(_LONG_CONTEXT_TOKENS) <= usable:
+    if config.sparse is None or sizes.total_bytes(_LONG_CONTEXT_TOKENS) <= available_bytes:
         return None
     fixed = sizes.weight_bytes + sizes.session_bytes + sizes.workspace_bytes + sizes.streaming_bytes
-    return max(0, usable - fixed - sizes.compressed_bytes(_LONG_CONTEXT_TOKENS))
+    return max(0, available_bytes - fixed - sizes.compressed_bytes(_LONG_CONTEXT_TOKENS))
 
 
-def chunk_within(config: ModelConfig, item_bytes: int, gpu_memory: int) -> int:
-    """Tokens per prefill chunk under a cap on a card: fewer where more would leave K/V hardly any room."""
+def chunk_within(config: ModelConfig, item_bytes: int, available_bytes: int) -> int:
+    """Tokens per prefill chunk on a card with so much for weights and caches: fewer where more would leave K/V hardly
+    any room."""
     chunk = _GPU_CHUNK_TOKENS
     while chunk > _LEAST_GPU_CHUNK_TOKENS:
-        budget = kv_budget(config, footprint(config, item_bytes, chunk), gpu_memory)
+        budget = kv_budget(config, footprint(config, item_bytes, chunk), available_bytes)
         if budget is None or budget >= _AMPLE_KV_BYTES:
             break
         chunk //= 2
@@ -207,14 +212,9 @@ def usable_bytes(free_bytes: int) -> int:
     return int(free_bytes * 0.95)
 
 
-def torch_bytes(card_bytes: int) -> int:
-    """What is left of a card, or of a cap on one, once CUDA has taken its part."""
-    return max(0, card_bytes - _CUDA_CONTEXT_BYTES)
-
-
 def usable_gpu_bytes(card_bytes: int) -> int:
     """What weights and caches may take of a card, or of a cap on one, that nothing else uses."""
-    return usable_bytes(torch_bytes(card_bytes))
+    return usable_bytes(max(0, card_bytes - _CUDA_CONTEXT_BYTES))
 
 
 @dataclass(frozen=True)

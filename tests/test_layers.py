@@ -30,13 +30,26 @@ MAY_NOT_IMPORT = {
     "cache": (*DOORS, "engine", "model"),
     "weights": (*DOORS, "engine"),
     **dict.fromkeys(
-        ("config", "errors", "documents", "evidence", "forecast", "hub", "machine", "planner", "times", "tokenizer"),
+        (
+            "config",
+            "errors",
+            "documents",
+            "evidence",
+            "forecast",
+            "hub",
+            "machine",
+            "planner",
+            "plans",
+            "times",
+            "tokenizer",
+        ),
         (*DOORS, "engine", "model", "cache"),
     ),
 }
 """Part of `salalocal` -> the parts above it. A part that is not named here still may not import a door."""
 
 NO_TORCH = (
+    "salalocal.byte_sizes",
     "salalocal.config",
     "salalocal.errors",
     "salalocal.evidence",
@@ -56,7 +69,7 @@ NO_TORCH = (
 WEB = ("gradio", "fastapi", "starlette", "uvicorn", "flask", "aiohttp", "tornado", "django")
 WEB_PLACES = ("salalocal_ui", "salalocal.server")
 
-OPTIONAL = ("llama_cpp", "triton", "fla", "bitsandbytes")
+OPTIONAL = ("llama_cpp", "triton", "fla", "bitsandbytes", "pynvml")
 """Packages that may be missing: the only foreign ones that a module may import in a function without naming
 them at its top ..."""
 

@@ -159,15 +159,16 @@ def test_a_million_tokens_on_a_card_of_8_gib() -> None:
     """In int4 beside weights, compressed keys, states and workspace; 24 GB hold all K/V."""
     config = packed(released(), "int4")
     assert config is not None
-    chunk = chunk_within(config, 2, 8 << 30)
+    usable = usable_gpu_bytes(8 << 30)
+    chunk = chunk_within(config, 2, usable)
     assert chunk == 2048
     assert chunk_within(config, 2, 12 << 30) == chunk_within(config, 2, 80 << 30) == 8192
     sizes = footprint(config, 2, chunk)
-    budget = kv_budget(config, sizes, 8 << 30)
+    budget = kv_budget(config, sizes, usable)
     assert budget is not None
     assert budget > 512 << 20
     tiers(config, 2, budget)
-    left = usable_gpu_bytes(8 << 30) - sizes.weight_bytes - budget
+    left = usable - sizes.weight_bytes - budget
     assert sizes.longest_tiered(left, 10 << 30) >= 1 << 20
     assert sizes.longest_tiered(left, 5 << 30) < 1 << 20, "the host's memory may be what is short"
     assert kv_budget(config, sizes, 24 << 30) is None

@@ -13,12 +13,14 @@ from salalocal_kernels.ref import attention as _attention
 from salalocal_kernels.ref import lightning as _lightning
 from salalocal_kernels.ref import packed_linear as _packed
 from salalocal_kernels.ref.add_rms_norm import add_rms_norm as _add_rms_norm
+from salalocal_kernels.ref.advance import advance as _advance
 from salalocal_kernels.ref.block_scores import block_scores as _block_scores
 from salalocal_kernels.ref.compress_keys import compress_keys as _compress_keys
 from salalocal_kernels.ref.extend_compressed_keys import extend_compressed_keys as _extend_compressed_keys
 from salalocal_kernels.ref.fetch_blocks import HostPages, SlotPool
 from salalocal_kernels.ref.fetch_blocks import fetch_blocks as _fetch_blocks
 from salalocal_kernels.ref.gather_rows import gather_rows as _gather_rows
+from salalocal_kernels.ref.greedy_token import greedy_token as _greedy_token
 from salalocal_kernels.ref.lightning import lightning_slopes
 from salalocal_kernels.ref.lightning_step import lightning_step as _lightning_step
 from salalocal_kernels.ref.linear import linear as _linear
@@ -31,10 +33,11 @@ from salalocal_kernels.ref.quantize_tokens import quantize_tokens as _quantize_t
 from salalocal_kernels.ref.random_uniform import random_uniform as _random_uniform
 from salalocal_kernels.ref.rms_norm import rms_norm as _rms_norm
 from salalocal_kernels.ref.rope import rope as _rope
-from salalocal_kernels.ref.rope import rope_table
+from salalocal_kernels.ref.rope import rope_table as _rope_table
 from salalocal_kernels.ref.scaled_linear import scaled_linear as _scaled_linear
 from salalocal_kernels.ref.select_blocks import select_blocks as _select_blocks
 from salalocal_kernels.ref.silu_mul import silu_mul as _silu_mul
+from salalocal_kernels.ref.silu_mul import silu_mul_codes as _silu_mul_codes
 from salalocal_kernels.ref.token_mass import token_mass as _token_mass
 from salalocal_kernels.ref.write_token import write_token as _write_token
 
@@ -46,12 +49,14 @@ __all__ = [
     "Served",
     "SlotPool",
     "add_rms_norm",
+    "advance",
     "block_scores",
     "compress_keys",
     "dense_attention",
     "extend_compressed_keys",
     "fetch_blocks",
     "gather_rows",
+    "greedy_token",
     "implementations",
     "lightning_decode",
     "lightning_prefill",
@@ -72,6 +77,7 @@ __all__ = [
     "scaled_linear",
     "select_blocks",
     "silu_mul",
+    "silu_mul_codes",
     "sparse_attention_decode",
     "sparse_attention_prefill",
     "to_planes",
@@ -84,6 +90,7 @@ __all__ = [
 rms_norm = Op(_rms_norm, gpu="rms_norm", lacks=_coverage.floats)
 add_rms_norm = Op(_add_rms_norm, gpu="rms_norm", lacks=_coverage.floats)
 rope = Op(_rope)
+rope_table = Op(_rope_table, gpu="rope_table", lacks=_coverage.rope_table)
 qk_norm_rope = Op(_qk_norm_rope, gpu="qk_norm_rope", lacks=_coverage.floats)
 norm_gate = Op(_norm_gate, gpu="norm_gate", lacks=_coverage.floats)
 silu_mul = Op(_silu_mul, gpu="silu_mul", lacks=_coverage.silu_mul)
@@ -113,7 +120,9 @@ dense_attention = Op(_attention.dense_attention, gpu="dense_attention")
 fetch_blocks = Op(_fetch_blocks, gpu="fetch_blocks", lacks=_coverage.fetch_blocks)
 write_token = Op(_write_token, gpu="write_token", lacks=_coverage.write_token)
 # Sampling.
+greedy_token = Op(_greedy_token, gpu="greedy_token", lacks=_coverage.greedy_token)
 random_uniform = Op(_random_uniform, gpu="random_uniform")
+advance = Op(_advance, gpu="advance")
 # Weights.
 linear = Op(_linear)
 gather_rows = Op(_gather_rows, gpu="gather_rows", lacks=_coverage.gather_rows, decides=2)
@@ -121,6 +130,7 @@ packed_linear = Op(_packed.packed_linear, gpu="packed_linear", lacks=_coverage.p
 packed_silu_mul = Op(_packed.packed_silu_mul, gpu="packed_linear", lacks=_coverage.packed_silu_mul)
 plane_values = Op(_plane_values, gpu="unpack_planes", lacks=_coverage.plane_values)
 plane_codes = Op(_plane_codes, gpu="unpack_planes", lacks=_coverage.plane_codes)
+silu_mul_codes = Op(_silu_mul_codes, gpu="silu_mul", lacks=_coverage.silu_mul_codes)
 quantize_tokens = Op(_quantize_tokens, gpu="quantize_tokens", lacks=_coverage.eight_bits)
 scaled_linear = Op(_scaled_linear, gpu="scaled_linear", lacks=_coverage.eight_bits)
 

@@ -129,6 +129,15 @@ def packed_silu_mul(x: Tensor, gate: Planes, up: Planes) -> str:
     return "matrices of different groups" if gate.group_size != up.group_size else _kinds(x)
 
 
+def rope_table(positions: Tensor, dim: int, theta: float, dtype: torch.dtype = torch.float32) -> str:
+    del dim, theta
+    return str(dtype) if dtype != torch.float32 else "positions with gaps" if positions.stride(0) != 1 else ""
+
+
+def greedy_token(logits: Tensor) -> str:
+    return _alike(logits)
+
+
 def plane_values(matrix: Planes, dtype: torch.dtype, out: Tensor | None = None) -> str:
     del matrix, out
     return "" if dtype in _FLOATS else str(dtype)
@@ -141,6 +150,10 @@ def plane_codes(matrix: Planes, row_scales: Tensor, dtype: torch.dtype, out: Ten
 
 def silu_mul(gate: Tensor, up: Tensor) -> str:
     return _alike(gate, up)
+
+
+def silu_mul_codes(gate: Tensor, up: Tensor, dtype: torch.dtype) -> str:
+    return _alike(gate, up) or _fp8(dtype, gate.device)
 
 
 def eight_bits(x: Tensor, dtype: torch.dtype | Tensor, *_: object) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from salalocal_kernels import Planes, linear, packed_linear, packed_silu_mul, silu_mul
+from salalocal_kernels import Planes, linear, packed_linear, packed_silu_mul, silu_mul, silu_mul_codes
 from salalocal_quant.dense import DenseWeight, Weight
 from salalocal_quant.narrow_weight import NarrowWeight, is_many
 from salalocal_quant.planes_weight import PlanesWeight, is_few
@@ -42,6 +42,13 @@ class Projections:
         """silu(x W_0^T) * (x W_1^T), x [T, K] -> [T, N], for two weights of one shape."""
         gate, up = self(x)
         return silu_mul(gate, up)
+
+    def feed(self, x: Tensor, down: Weight) -> Tensor:
+        """What `silu_mul` gives of x [T, K], times `down`: [T, M]."""
+        if not isinstance(down, NarrowWeight) or not is_many(x):
+            return down(self.silu_mul(x))
+        gate, up = self(x)
+        return down.times(silu_mul_codes(gate, up, down.dtype), x.dtype)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,13 @@ class Ceilings:
     host_bytes_per_second: float
     flop_per_second: dict[str, float]
 
+    @property
+    def line(self) -> str:
+        """All of it, for people."""
+        rates = ", ".join(f"{unit} {rate / 1e12:,.0f} TFLOP/s" for unit, rate in self.flop_per_second.items())
+        copy, bus = self.copy_bytes_per_second / 1e12, self.host_bytes_per_second / 1e9
+        return f"{self.device}: copy {copy:.2f} TB/s, from host {bus:.1f} GB/s, {rates}"
+
 
 def milliseconds(call: Callable[[], object], turns: int = 1) -> float:
     """The median time of one call; with `turns` > 1 of a CUDA graph of so many, divided by them."""

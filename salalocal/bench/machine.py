@@ -6,14 +6,10 @@ token on, so that a chunk far into a long text can be timed at once. Random toke
 
 from __future__ import annotations
 
-import os
-import platform
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import psutil
 import torch
@@ -26,7 +22,7 @@ from salalocal.engine.engine import Engine
 from salalocal.engine.load import load, resolve_device
 from salalocal.engine.session import Session
 from salalocal.hub import EMBEDDED_MODEL
-from salalocal.machine import Hardware, Machine, Reading
+from salalocal.machine import Hardware, Machine, Reading, processor_name
 from salalocal.times import Chunk, Step, fit
 from salalocal_quant import PackedWeight
 
@@ -47,7 +43,7 @@ def device_name(device: torch.device) -> str:
     """The card's or the processor's name, the latter with its cores."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    return f"{_processor()}, {psutil.cpu_count(logical=False) or os.cpu_count()} cores"
+    return processor_name()
 
 
 def measure_machine(device: str = "auto", on_part: Callable[[str], None] | None = None) -> Machine:
@@ -258,12 +254,3 @@ class OthersMeter:
         everything = sum(value for name, value in times._asdict().items() if not name.startswith("guest"))
         idle = times.idle + getattr(times, "iowait", 0.0)
         return (everything - idle, everything), process.user + process.system
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return match[1].strip() if match else platform.processor() or platform.machine()

@@ -7,6 +7,7 @@ aside, and it reads what a table says. One table serves all layers: their K and 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,8 +18,18 @@ from salalocal.model.sparse_layer import SparseLayer
 from salalocal_kernels.gpu.bench.selections import selection
 
 
+class Selections(Protocol):
+    """What queries read in place of what they chose."""
+
+    def aim(self, position: int) -> None:
+        """The next call of one token reads the one at `position`."""
+
+    def of(self, position: int | Tensor, tokens: int) -> Tensor:
+        """int32 [Hkv, tokens, K] of the tokens from `position` on; of one token that which `aim` named."""
+
+
 class Replay:
-    """The selections of consecutive tokens.
+    """The selections of consecutive tokens of a chunk or an answer, from a table made beforehand.
 
     Args:
         table: int32 [Hkv, T, K], ascending, of the tokens from `first` on.
@@ -60,7 +71,7 @@ class Replay:
 class ReplayedLayer(SparseLayer):
     """A sparse layer that chooses as always and reads what `replay` says."""
 
-    replay: Replay
+    replay: Selections
 
     def select(self, scores: Tensor, first_position: int | Tensor) -> Tensor:
         """As in `SparseLayer`, of `replay`."""
@@ -68,7 +79,7 @@ class ReplayedLayer(SparseLayer):
         return self.replay.of(first_position, scores.shape[1])
 
 
-def replaying(network: Network, made: Replay) -> Network:
+def replaying(network: Network, made: Selections) -> Network:
     """The same network, of the same weights, whose sparse layers read the selections of `made`."""
 
     def replayed(layer: Layer) -> Layer:

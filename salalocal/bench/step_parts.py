@@ -1,7 +1,7 @@
 """What a decode step consists of: its parts as calls that can be timed one by one. Knows no clock.
 
 A part runs what the step runs of its kind, in all layers, over the same weights and the same memory; only its input is
-made up, and is the same in every layer. Parts leave K/V of one token and states behind that mean nothing.
+made up, and is the same in every layer. Parts leave K/V of one token behind that mean nothing.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ def step_parts(network: Network, cache: SessionCache) -> dict[str, Callable[[], 
 
     Args:
         network: the model.
-        cache: of a length from which attention is sparse; its states are overwritten, its length stays.
+        cache: of a length from which attention is sparse; its states and length stay.
     """
     config, length = network.config, cache.length
     capacity = room_for(length + 1)[1]
     cache.prepare_step(capacity, length + 1)
-    storage = cache.step_storage(capacity, tuple(cache.states))
+    new_states = tuple(torch.empty_like(state) for state in cache.states)
+    storage = cache.step_storage(capacity, tuple(cache.states), new_states)
     storage.page_table[: len(cache.page_table)].copy_(cache.page_table)
     token, count = torch.zeros(2, 1, dtype=torch.int64, device=network.device)
     position = torch.full((1,), length, device=network.device)
@@ -58,8 +59,8 @@ def step_parts(network: Network, cache: SessionCache) -> dict[str, Callable[[], 
             mixer(y, memory.attention(index), span)
 
     def lightning_mixers() -> None:
-        for state, mixer in zip(memory.states, lightning, strict=True):
-            mixer(y, state, span)
+        for state, into, mixer in zip(memory.states, memory.new_states, lightning, strict=True):
+            mixer(y, state, span, into)
 
     def feed_forwards() -> None:
         for layer in network.layers:

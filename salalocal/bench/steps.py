@@ -10,11 +10,12 @@ import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
+from time import perf_counter
 from typing import Literal
 
 import torch
 
-from salalocal.bench.clock import Ceilings, measure_ceilings, recorded_milliseconds, wall_milliseconds
+from salalocal.bench.clock import Ceilings, measure_ceilings, recorded_milliseconds, settle, wall_milliseconds
 from salalocal.bench.made_model import make_history, make_network, released_config
 from salalocal.bench.replay import Replay, replaying
 from salalocal.bench.step_costs import decode_bytes, narrow_flop, prefill_flop
@@ -189,7 +190,8 @@ def _decode_rows(network: Network, history: int, plan: Plan, ceilings: Ceilings 
     floor = None if ceilings is None else 1e3 * moved / ceilings.copy_bytes_per_second
     cache = make_history(config, history, history + steps, network.dtype, network.device)
     start = cache.checkpoint(None)
-    replay = Replay.made(config, history, steps, REPLAYED_STEP_SHARE, network.device)
+    # One more than is counted: the step after the last one may begin.
+    replay = Replay.made(config, history, steps + 1, REPLAYED_STEP_SHARE, network.device)
     for selection, model in _kinds(network, replay):
         milliseconds = _wall_of_step(model, cache, replay, steps)
         cache.rewind(start)
@@ -210,14 +212,15 @@ def _wall_of_step(network: Network, cache: SessionCache, replay: Replay, steps: 
     sampler = Sampler(Sampling())
     times: list[float] = []
     token = 0
-
-    def step() -> None:
-        nonlocal token
-        token = session.step_and_choose(token, sampler)
-
+    settle(network.device)
+    at = perf_counter()
     for _ in range(steps):
-        replay.aim(session.length)
-        times.append(wall_milliseconds(step, network.device))
+        replay.aim(session.launched)
+        token = session.step_and_choose(token, sampler)
+        # From one token on the host to the next: the step after this one may be under way.
+        before, at = at, perf_counter()
+        times.append(1e3 * (at - before))
+    settle(network.device)
     return median(times[_WARM_UP_STEPS:])
 
 

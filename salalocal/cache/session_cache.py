@@ -59,6 +59,8 @@ class SessionCache:
         self._compressed = compressed
         self.states = states
         self.length = length
+        # Counts what a step that was begun ahead of its token does not outlive.
+        self.moves = 0
 
     @staticmethod
     def empty(
@@ -157,12 +159,12 @@ class SessionCache:
         compressed = [level.storage for levels in self._compressed for level in levels or ()]
         return (*self._kv.storage, *compressed)
 
-    def step_storage(self, capacity: int, states: tuple[Tensor, ...]) -> StepStorage:
+    def step_storage(self, capacity: int, states: tuple[Tensor, ...], new_states: tuple[Tensor, ...]) -> StepStorage:
         """What a step of a session of up to `capacity` tokens reads and writes, after `prepare_step`.
 
         Args:
             capacity: in tokens.
-            states: that steps are to overwrite, like those of this cache.
+            states, new_states: that steps are to read and to overwrite, like those of this cache.
         """
         blocks = -(-capacity // self._kv.block_size)
         device = self._kv.page_table.device
@@ -181,8 +183,10 @@ class SessionCache:
             page_table=torch.zeros(blocks, dtype=torch.int64, device=device),
             blocks=numbers.expand(kv_heads, blocks),
             states=states,
+            new_states=new_states,
             layers=tuple(layers),
             recent=recent_blocks(self._compressed[0] if self._compressed else None, self._kv.block_size),
+            slot_table=torch.zeros(kv_heads, blocks, dtype=torch.int64, device=device),
         )
 
     @property
@@ -194,6 +198,7 @@ class SessionCache:
         """All layers have read `tokens` more: takes over their states and moves the length."""
         self.states = states
         self.length += tokens
+        self.moves += 1
 
     def checkpoint(self, logits: Tensor | None) -> Checkpoint:
         """A copy of the linear states at the present length."""
@@ -202,6 +207,7 @@ class SessionCache:
     def rewind(self, checkpoint: Checkpoint) -> None:
         """Back to `checkpoint`, which must have been taken from these very tokens."""
         self._kv.truncate(checkpoint.position)
+        self.moves += 1
         self.states = [state.clone() for state in checkpoint.states]
         self.length = checkpoint.position
 
@@ -209,6 +215,7 @@ class SessionCache:
         """A second memory of the same tokens; K/V and compressed keys are copied only when written to."""
         # Pages of a chunk that failed half-way hold nothing; shared, both sessions would write to them.
         self._kv.truncate(self.length)
+        self.moves += 1
         compressed = [levels and (levels[0].fork(), levels[1].fork()) for levels in self._compressed]
         return SessionCache(self._kv.fork(), compressed, [state.clone() for state in self.states], self.length)
 

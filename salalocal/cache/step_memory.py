@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -42,21 +41,19 @@ class StepStorage:
     Attributes:
         page_table: int64 [N], the page of each block; entries of blocks that are not there yet name any page.
         blocks: int32 [Hkv, N], 0 to N - 1.
-        states: [H, Dk, Dv] per lightning layer.
+        states: [H, Dk, Dv] per lightning layer, before the step; new_states: after it.
         layers: per attention layer.
         recent: blocks back from a token's own, that included, which the windows it completes may reach.
+        slot_table: int64 [Hkv, N], the slots of what a layer reads, which the next layer overwrites; with tiers only.
     """
 
     page_table: Tensor
     blocks: Tensor
     states: tuple[Tensor, ...]
+    new_states: tuple[Tensor, ...]
     layers: tuple[LayerStorage, ...]
     recent: int
-
-    @cached_property
-    def slot_table(self) -> Tensor:
-        """int64 [Hkv, N]: the slots of what a layer reads, which the next layer overwrites; with tiers only."""
-        return torch.zeros(self.blocks.shape, dtype=torch.int64, device=self.page_table.device)
+    slot_table: Tensor
 
     def at(self, position: Tensor) -> StepMemory:
         """The memory of the step that reads the token at `position`, int64 [1] on the device."""
@@ -86,8 +83,13 @@ class StepMemory:
 
     @property
     def states(self) -> tuple[Tensor, ...]:
-        """[H, Dk, Dv] per lightning layer."""
+        """[H, Dk, Dv] per lightning layer, before the step."""
         return self.storage.states
+
+    @property
+    def new_states(self) -> tuple[Tensor, ...]:
+        """[H, Dk, Dv] per lightning layer, after it."""
+        return self.storage.new_states
 
     def attention(self, index: int) -> StepAttention:
         """The memory of attention layer number `index` (counted among attention layers)."""

@@ -10,12 +10,14 @@ from typing import Annotated
 import typer
 
 import salalocal
+from salalocal.byte_sizes import parse_gpu_memory
 from salalocal.cli.interrupt import EXIT_INTERRUPTED, cancel_on_interrupt
 from salalocal.cli.opening import choose_model, load_engine, read_documents, saying_what_to_drop
 from salalocal.cli.options import (
     DeviceOption,
     DtypeOption,
     EvidenceOption,
+    GpuMemoryOption,
     JsonOption,
     MaxTokensOption,
     ModelOption,
@@ -60,6 +62,7 @@ def ask(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     prefill: PrefillOption = "full",
+    gpu_memory: GpuMemoryOption = None,
     max_tokens: MaxTokensOption = 512,
     temperature: TemperatureOption = 0.0,
     seed: SeedOption = 0,
@@ -71,11 +74,12 @@ def ask(
     The answer and the places go to stdout, progress to stderr. Nothing is ever cut off: documents that
     do not fit are refused with the numbers. Ctrl-C stops and exits with 130.
     """
+    gpu_bytes = parse_gpu_memory(gpu_memory)
     sampling = salalocal.Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens)
     name = choose_model(model)
     _check_words(paths)
     documents = read_documents(paths)
-    engine = load_engine(name, device, dtype, prefill)
+    engine = load_engine(name, device, dtype, prefill, gpu_bytes)
     messages = [salalocal.Message("user", question)]
     with cancel_on_interrupt() as cancel, saying_what_to_drop(engine, documents):
         session = engine.new_session()

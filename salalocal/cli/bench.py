@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from salalocal.cli.bench_long import long
 from salalocal.cli.options import Device, JsonOption
 from salalocal.cli.terminal import human_bytes, human_count, print_json, print_note, stderr, stdout
 from salalocal.evaluate.lengths import format_length, parse_lengths
@@ -52,7 +53,7 @@ def kernels(
     console = stderr() if json else stdout()
 
     def on_ceilings(ceilings: Ceilings) -> None:
-        console.print(_ceilings_line(ceilings), style="dim")
+        console.print(ceilings.line, style="dim")
         console.print(_HEADER, style="bold")
 
     ceilings, rows = time_kernels(on_ceilings, lambda row: console.print(_line(row)))
@@ -143,7 +144,7 @@ def steps(
 
     found = time_released(
         Plan(lengths, with_parts=json),
-        lambda ceilings: console.print(_ceilings_line(ceilings), style="dim"),
+        lambda ceilings: console.print(ceilings.line, style="dim"),
         on_model,
         lambda row: console.print(_step_line(row)),
     )
@@ -165,12 +166,6 @@ def _step_line(row: StepRow) -> str:
         f"{step:<12} {row.tokens:>6,} {format_length(row.history):>8} {row.selection:<9} {row.milliseconds:>9,.3f} "
         f"{row.tokens_per_second:>9,.1f} {graph:>9} {share:>8}"
     )
-
-
-def _ceilings_line(ceilings: Ceilings) -> str:
-    rates = ", ".join(f"{unit} {rate / 1e12:,.0f} TFLOP/s" for unit, rate in ceilings.flop_per_second.items())
-    copy, bus = ceilings.copy_bytes_per_second / 1e12, ceilings.host_bytes_per_second / 1e9
-    return f"{ceilings.device}: copy {copy:.2f} TB/s, from host {bus:.1f} GB/s, {rates}"
 
 
 def _line(row: Row) -> str:
@@ -233,4 +228,5 @@ def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
 
 def register(app: typer.Typer) -> None:
     """Adds the verb to the command line."""
+    bench.command("long", short_help="Time whole texts of up to 2M tokens, and a dense model beside them.")(long)
     app.add_typer(bench, name="bench")

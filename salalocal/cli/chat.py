@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import salalocal
+from salalocal.byte_sizes import parse_gpu_memory
 from salalocal.cli.interrupt import cancel_on_interrupt
 from salalocal.cli.opening import (
     choose_model,
@@ -20,6 +21,7 @@ from salalocal.cli.options import (
     DeviceOption,
     DtypeOption,
     EvidenceOption,
+    GpuMemoryOption,
     MaxTokensOption,
     ModelOption,
     PrefillOption,
@@ -52,6 +54,7 @@ def chat(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     prefill: PrefillOption = "full",
+    gpu_memory: GpuMemoryOption = None,
     max_tokens: MaxTokensOption = 512,
     temperature: TemperatureOption = 0.0,
     seed: SeedOption = 0,
@@ -62,10 +65,13 @@ def chat(
     Ctrl-C stops what is going on, reading or answering, and keeps what was read. On an empty line it
     leaves, as Ctrl-D does. In the chat: /docs, /new, /help, /quit.
     """
+    gpu_bytes = parse_gpu_memory(gpu_memory)
     sampling = salalocal.Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens)
     name = choose_model(model)
     documents = read_documents(paths or [])
-    conversation = Conversation(load_engine(name, device, dtype, prefill), documents, sampling, evidence=evidence)
+    conversation = Conversation(
+        load_engine(name, device, dtype, prefill, gpu_bytes), documents, sampling, evidence=evidence
+    )
     stdout().print(f"salalocal {salalocal.__version__} · {name}", style="bold")
     conversation.read()
     print_note("Ctrl-C stops an answer, Ctrl-D leaves, /help lists the commands.")

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.status import Status
 
+from salalocal.byte_sizes import parse_gpu_memory
 from salalocal.cli.interrupt import EXIT_INTERRUPTED, cancel_on_interrupt
 from salalocal.cli.opening import choose_model, load_engine
-from salalocal.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, PrefillOption
+from salalocal.cli.options import DeviceOption, DtypeOption, GpuMemoryOption, JsonOption, ModelOption, PrefillOption
 from salalocal.cli.terminal import LOG_EVERY_SECONDS, human_seconds, print_json, print_note, stderr, stdout
 from salalocal.errors import Cancelled, InvalidRequest
 from salalocal.evaluate.fact_rows import draw_rows, read_rows
@@ -61,6 +62,7 @@ def facts(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     prefill: PrefillOption = "full",
+    gpu_memory: GpuMemoryOption = None,
     json: JsonOption = False,
 ) -> None:
     """Plant facts in a made-up text, read it once, and ask a question about each.
@@ -68,12 +70,13 @@ def facts(
     A row without fact and answers asks for something that is not in the text. An answer counts if it is one of the
     row's, but for case, white space and punctuation at its ends. Shares are in percent, with 95 % intervals.
     """
+    gpu_bytes = parse_gpu_memory(gpu_memory)
     lengths = parse_lengths(length, LEAST_FACTS_TOKENS, MOST_TOKENS)
     rows = draw_rows(read_rows(file), count, seed)
     name = choose_model(model)
     from salalocal.evaluate.facts import evaluate_facts
 
-    engine = load_engine(name, device, dtype, prefill)
+    engine = load_engine(name, device, dtype, prefill, gpu_bytes)
     table = _FactsTable(silent=json)
     with _Watch() as watch, _stopping(), cancel_on_interrupt() as cancel:
         cells = evaluate_facts(
@@ -119,6 +122,7 @@ def ruler(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     prefill: PrefillOption = "full",
+    gpu_memory: GpuMemoryOption = None,
     json: JsonOption = False,
 ) -> None:
     """Run the RULER tasks at any length up to 2M tokens, with texts made up here after their published definitions.
@@ -126,6 +130,7 @@ def ruler(
     Scores are RULER's own: the share of expected words that stand in the answer, in percent. The published row of the
     MiniCPM-SALA weights stands below the mean, where it has the length.
     """
+    gpu_bytes = parse_gpu_memory(gpu_memory)
     lengths = parse_lengths(length, LEAST_RULER_TOKENS, MOST_TOKENS)
     chosen = choose_tasks([task.strip() for task in tasks.split(",")] if tasks.strip() else [])
     if png is not None:
@@ -133,7 +138,7 @@ def ruler(
     name = choose_model(model)
     from salalocal.evaluate.ruler.run import evaluate_ruler
 
-    engine = load_engine(name, device, dtype, prefill)
+    engine = load_engine(name, device, dtype, prefill, gpu_bytes)
     with _Watch() as watch, _stopping(), cancel_on_interrupt() as cancel:
         cells = evaluate_ruler(
             engine,

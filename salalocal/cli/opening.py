@@ -6,7 +6,7 @@ Knows the order of things (documents first: a mistyped path must not wait for a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import salalocal
@@ -70,13 +70,11 @@ def _read(path: str) -> Document:
         )
 
 
-def load_engine(name: str, device: Device, dtype: Dtype, prefill: Prefill) -> Engine:
+def load_engine(name: str, device: Device, dtype: Dtype, prefill: Prefill, gpu_memory: int | None) -> Engine:
     """The engine, with a spinner on a terminal while its weights come in."""
     console = stderr()
-    if not console.is_terminal:
-        return salalocal.load(name, device=device, dtype=dtype, prefill=prefill)
-    with console.status(f"loading {name}"):
-        return salalocal.load(name, device=device, dtype=dtype, prefill=prefill)
+    with nullcontext() if not console.is_terminal else console.status(f"loading {name}"):
+        return salalocal.load(name, device=device, dtype=dtype, prefill=prefill, gpu_memory=gpu_memory)
 
 
 @contextmanager

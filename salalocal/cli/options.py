@@ -41,6 +41,15 @@ PrefillOption = Annotated[
         "--prefill", help="How long texts multiply packed weights: in the arithmetic's format, or rounded to 8 bits."
     ),
 ]
+GpuMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gpu-memory",
+        metavar="SIZE",
+        help="Take no more of the GPU than this, as in 8GiB, CUDA's own part included. Without it: all that is free.",
+        show_default=False,
+    ),
+]
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, metavar="N", help="Longest answer, in tokens.")]
 TemperatureOption = Annotated[
     float,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from salalocal import hub
+from salalocal.byte_sizes import human_size, parse_gpu_memory
 from salalocal.cli.options import Device, JsonOption
 from salalocal.cli.terminal import human_seconds, one_line, print_json, print_note, stdout
 from salalocal.config import ModelConfig
@@ -17,14 +16,12 @@ from salalocal.errors import InvalidRequest
 from salalocal.evaluate.lengths import parse_lengths
 from salalocal.forecast import Place, Plan, Setting, make_plan
 from salalocal.planner import usable_gpu_bytes
+from salalocal.plans import read_config
 
 if TYPE_CHECKING:
     from salalocal.machine import Machine
 
 _MOST_TOKENS = 1 << 30
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GiB|GB|MiB|MB)", re.IGNORECASE)
-_UNITS = {"gib": 1 << 30, "gb": 10**9, "mib": 1 << 20, "mb": 10**6}
-_GPU_BYTES = (1 << 30, 1 << 42)
 _LABELS = {
     "weights": "weights",
     "keys_and_values": "keys and values",
@@ -73,9 +70,9 @@ def plan(
     machine; where it was never run, it is run first. Exits with 1 where the context does not fit.
     """
     path = hub.find_config(model)
-    config = _read_config(path)
+    config = read_config(path)
     tokens = config.max_position_embeddings if context is None else _tokens(context)
-    where = _where(device, None if gpu_memory is None else _bytes(gpu_memory))
+    where = _where(device, parse_gpu_memory(gpu_memory))
     planned = make_plan(config, tokens, where.place)
     if json:
         print_json(as_data(model, planned, where))
@@ -246,14 +243,6 @@ def measured_note(machine: Machine) -> str:
     return text
 
 
-def _read_config(path: Path) -> ModelConfig:
-    if path.suffix == ".json":
-        return ModelConfig.from_json(path)
-    from salalocal.weights.gguf_source import GgufSource
-
-    return GgufSource(path).config
-
-
 def _tokens(text: str) -> int:
     try:
         tokens = parse_lengths(text, 1, _MOST_TOKENS)
@@ -262,24 +251,6 @@ def _tokens(text: str) -> int:
     if len(tokens) > 1:
         raise InvalidRequest(f"--context is {text!r}; one length is planned at a time")
     return tokens[0]
-
-
-def _bytes(text: str) -> int:
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise InvalidRequest(f"--gpu-memory is {text[:40]!r}; give a size as in 8GiB or 24GB")
-    count = int(float(match[1]) * _UNITS[match[2].lower()])
-    least, most = _GPU_BYTES
-    if not least <= count <= most:
-        raise InvalidRequest(
-            f"--gpu-memory is {text[:40].strip()}; from {human_size(least)} to {human_size(most)} can be planned for"
-        )
-    return count
-
-
-def human_size(count: int) -> str:
-    """Bytes in the units that memory is sold in: '812 MiB', '7.1 GiB'."""
-    return f"{count / 2**30:.1f} GiB" if count >= 1 << 30 else f"{count / 2**20:,.1f} MiB"
 
 
 def register(app: typer.Typer) -> None:

@@ -1,8 +1,10 @@
 """One token after another as one CUDA graph per token: nothing in it waits for the host. Knows no text and no session.
 
 A step is recorded for a room of so many tokens, dense or sparse attention, and a way of choosing the next token. The
-token, its position and the random state lie in device memory and change between replays. What a step writes, it writes
-in place: K/V and compressed keys past the length, and linear states of its own, which the session's memory takes over.
+token, its position and the random state lie in device memory; a step that chooses leaves the next step's there, so that
+this can begin before the host has read what was chosen. There are two sides, each a recording and a set of linear
+states: a step reads the states of its side and writes those of the other. So a step that was begun ahead and is not
+wanted has done no harm: what it wrote lies past the session's length, or in states that nobody reads.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from salalocal.cache.step_memory import StepStorage
 from salalocal.engine.sampling import Choice, Sampler
 from salalocal.model.network import Network
 from salalocal.model.sparse_layer import BlocksRead
-from salalocal_kernels import watch
+from salalocal_kernels import advance, watch
 
 # Recording takes as long as some hundred tokens, so rooms are at least this much apart.
 ROOM_TOKENS = 4096
@@ -41,21 +43,50 @@ class StepKind:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Where a step leaves what it found; the next replay overwrites it.
+    """Where a step leaves what it found; the next step but one overwrites it.
 
     Attributes:
         logits: [V].
-        chosen: int64 [1], -1 where the logits are not finite; None without a choice.
+        states: [H, Dk, Dv] per lightning layer, after the step.
         reads: attention layer -> what it read; dense layers name all blocks there is room for.
     """
 
     logits: Tensor
-    chosen: Tensor | None
+    states: tuple[Tensor, ...]
     reads: dict[int, BlocksRead]
 
 
 class CannotRecord(Exception):
     """An op of the step has no kernel for this model, and its definition waits for the device."""
+
+
+@dataclass(eq=False)
+class _Side:
+    """One of two recordings of a step, and where it leaves what the host asks for.
+
+    Attributes:
+        storage: what it reads and writes.
+        told: int64 [1] in memory of the host, the chosen token, -1 where the logits are not finite.
+        done: when `told` is there; None on a processor, where it always is.
+        graph, result: of the recording; without a graph the step is run.
+        table: the page table that the storage has taken over.
+    """
+
+    storage: StepStorage
+    told: Tensor
+    done: torch.cuda.Event | None
+    graph: torch.cuda.CUDAGraph | None = None
+    result: StepResult | None = None
+    table: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A step begun ahead: its number among the cache's moves, and the count of its draw."""
+
+    moves: int
+    seed: int
+    count: int
 
 
 class DecodeGraph:
@@ -74,16 +105,16 @@ class DecodeGraph:
         self._room = (0, 0)
         self._kind: StepKind | None = None
         self._held: tuple[Tensor, ...] = ()
-        self._table: Tensor | None = None
-        self._storage: StepStorage | None = None
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._result: StepResult | None = None
-        # Token, position, seed and count of the step; the length after it, once it has run to its end.
-        self._inputs = torch.zeros(5, dtype=torch.int64, device=network.device)
-        self._is_open = False
+        self._sides: tuple[_Side, _Side] | None = None
+        # The side of the last step, and the step begun after it.
+        self._last = 0
+        self._ahead: _Ahead | None = None
+        self._chosen: int | None = None
+        # Token, position, seed and count of the next step.
+        self._inputs = torch.zeros(4, dtype=torch.int64, device=network.device)
 
     def step(self, cache: SessionCache, token_id: int, kind: StepKind, sampler: Sampler | None) -> StepResult:
-        """Reads one token after those of `cache`; whose length the caller moves.
+        """Reads one token after those of `cache`, whose length and states the caller moves.
 
         Args:
             cache: the session's memory.
@@ -94,91 +125,156 @@ class DecodeGraph:
         Raises:
             CannotRecord: the step would wait for the device; `cache` is as it was.
         """
+        seed, count = (sampler.seed, sampler.count) if sampler else (0, 0)
+        ahead, self._ahead = self._ahead, None
+        begun = ahead == _Ahead(cache.moves, seed, count) and token_id == self._chosen and kind == self._kind
+        self._chosen = None
+        if begun:
+            self._last = 1 - self._last
+            return self._result()
         with torch.inference_mode():
             length = cache.length
             room = self._room if self._room[0] < length + 1 <= self._room[1] else room_for(length + 1)
             cache.prepare_step(room[1], self._max_tokens)
-            numbers = (token_id, length, sampler.seed if sampler else 0, sampler.count if sampler else 0, 0)
-            self._inputs.copy_(torch.tensor(numbers))
             held = cache.storage()
             if kind != self._kind or room != self._room or not _are_same(held, self._held):
                 self._record(cache, kind, room, held)
-            self._take_over(cache)
-            self._is_open = True
-            return self._run()
+            self._last = self._side_of(cache)
+            self._inputs.copy_(torch.tensor((token_id, length, seed, count)))
+            self._run(self._last, cache)
+        return self._result()
 
-    def close(self) -> None:
-        """The caller has taken over the step's result and its token."""
-        self._is_open = False
+    def run_ahead(self, cache: SessionCache, kind: StepKind, sampler: Sampler | None) -> None:
+        """Begins the step after the one that `cache` has just taken over, with the token that it chose.
 
-    def left_open(self, length: int) -> StepResult | None:
-        """The result of a step up to `length` that has run though its caller was interrupted; waits for the device."""
-        return self._result if self._is_open and int(self._inputs[4]) == length else None
+        Args:
+            cache: the session's memory, after that step.
+            kind: of the next step; nothing is begun where it is another one, or has no choice.
+            sampler: as for the last step; its count has not moved yet.
+        """
+        length = cache.length
+        fits = self._room[0] < length + 1 <= self._room[1] and length < self._max_tokens
+        if sampler is None or kind.choice is None or kind != self._kind or not fits:
+            return
+        with torch.inference_mode():
+            cache.prepare_step(self._room[1], self._max_tokens)
+            if not _are_same(cache.storage(), self._held):
+                return
+            self._run(1 - self._last, cache)
+        self._ahead = _Ahead(cache.moves, sampler.seed, sampler.count + 1)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the next step has begun."""
+        return self._ahead is not None
+
+    def chosen(self) -> int:
+        """The token that the last step chose, -1 where its logits are not finite; waits for that step only."""
+        assert self._sides is not None
+        side = self._sides[self._last]
+        if side.done is not None:
+            side.done.synchronize()
+        self._chosen = int(side.told)
+        return self._chosen
+
+    def _result(self) -> StepResult:
+        assert self._sides is not None
+        result = self._sides[self._last].result
+        assert result is not None
+        return result
 
     def _record(self, cache: SessionCache, kind: StepKind, room: tuple[int, int], held: tuple[Tensor, ...]) -> None:
         # First of all, so that nothing half made is taken for a recorded step.
-        self._kind, self._graph, self._result = None, None, None
-        states = self._storage.states if self._storage else tuple(torch.empty_like(state) for state in cache.states)
-        self._storage, self._table = cache.step_storage(room[1], states), None
-        if self._network.device.type == "cuda":
-            self._take_over(cache)
-            self._capture(kind)
-        self._kind, self._room, self._held = kind, room, held
+        self._kind = None
+        kept = self._sides[0].storage if self._sides else None
+        own = kept.states if kept else tuple(map(torch.empty_like, cache.states))
+        others = kept.new_states if kept else tuple(map(torch.empty_like, cache.states))
+        cuda = self._network.device.type == "cuda"
 
-    def _capture(self, kind: StepKind) -> None:
-        assert self._storage is not None
-        # Running a step on the side writes nothing but K/V, compressed keys and states, the latter for good.
-        kept = [state.clone() for state in self._storage.states]
+        def side(states: tuple[Tensor, ...], new_states: tuple[Tensor, ...]) -> _Side:
+            told = torch.zeros(1, dtype=torch.int64, device="cpu" if cuda else self._network.device, pin_memory=cuda)
+            done = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]
+            return _Side(cache.step_storage(room[1], states, new_states), told, done)
+
+        # States that this cache holds already are not written to before it has taken over others.
+        at = 1 if _are_same(others, tuple(cache.states)) else 0
+        sides = side(own, others), side(others, own)
+        if cuda:
+            self._capture(cache, sides, at, kind)
+        self._sides, self._kind, self._room, self._held = sides, kind, room, held
+
+    def _capture(self, cache: SessionCache, sides: tuple[_Side, _Side], at: int, kind: StepKind) -> None:
+        first, second = sides[at], sides[1 - at]
+        for side in sides:
+            _update_table(side, cache)
+        _copy_states(first, cache)
+        numbers = torch.tensor((0, cache.length, 0, 0))
         main = torch.cuda.current_stream(self._network.device)
-        side = torch.cuda.Stream(self._network.device)  # type: ignore[no-untyped-call]
-        side.wait_stream(main)
+        stream = torch.cuda.Stream(self._network.device)  # type: ignore[no-untyped-call]
+        self._inputs.copy_(numbers)
+        stream.wait_stream(main)
         try:
-            with torch.cuda.stream(side), watch() as served:
+            # Running a step on the side writes nothing but K/V, compressed keys and states that nobody reads yet.
+            with torch.cuda.stream(stream), watch() as served:
                 for _ in range(_WARM_UPS):
-                    self._compute(kind)
+                    self._inputs.copy_(numbers)
+                    self._compute(kind, first)
         finally:
-            main.wait_stream(side)
-            for state, before in zip(self._storage.states, kept, strict=True):
-                state.copy_(before)
-            self._inputs[4:].zero_()
+            main.wait_stream(stream)
         if served.fallbacks:
             raise CannotRecord("; ".join(f"{op}: {why}" for op, why in served.fallbacks.items()))
-        graph = torch.cuda.CUDAGraph()
-        # What other threads ask of the device meanwhile is no part of it and does not disturb it.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._result = self._compute(kind)
-        self._graph = graph
+        for side in (first, second):
+            graph = torch.cuda.CUDAGraph()
+            # What other threads ask of the device meanwhile is no part of it and does not disturb it.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                side.result = self._compute(kind, side)
+            side.graph = graph
 
-    def _take_over(self, cache: SessionCache) -> None:
-        """The step's own states and page table become those of `cache`, and `cache` holds these states from now on."""
-        assert self._storage is not None
-        for own, state in zip(self._storage.states, cache.states, strict=True):
-            if own is not state:
-                own.copy_(state)
-        cache.states = list(self._storage.states)
-        if cache.page_table is not self._table:
-            self._storage.page_table[: len(cache.page_table)].copy_(cache.page_table)
-            self._table = cache.page_table
+    def _side_of(self, cache: SessionCache) -> int:
+        """The side that reads the states of `cache`; those of another origin are copied to the first."""
+        assert self._sides is not None
+        for number, side in enumerate(self._sides):
+            if cache.states and _are_same(side.storage.states, tuple(cache.states)):
+                return number
+        _copy_states(self._sides[0], cache)
+        return 0
 
-    def _run(self) -> StepResult:
-        if self._graph is not None:
-            self._graph.replay()
+    def _run(self, number: int, cache: SessionCache) -> None:
+        """Begins the step of one side at what lies in `_inputs`."""
+        assert self._sides is not None
+        assert self._kind is not None
+        side = self._sides[number]
+        _update_table(side, cache)
+        if side.graph is not None:
+            side.graph.replay()
         else:
-            assert self._kind is not None
-            self._result = self._compute(self._kind)
-        assert self._result is not None
-        return self._result
+            side.result = self._compute(self._kind, side)
+        if side.done is not None:
+            side.done.record()
 
-    def _compute(self, kind: StepKind) -> StepResult:
+    def _compute(self, kind: StepKind, side: _Side) -> StepResult:
         """The step itself: device memory in, device memory out."""
-        assert self._storage is not None
-        token, position, seed, count, reached = (self._inputs[index : index + 1] for index in range(5))
+        token, position, seed, count = (self._inputs[index : index + 1] for index in range(4))
         reads: dict[int, BlocksRead] = {}
-        memory = self._storage.at(position)
+        memory = side.storage.at(position)
         logits = self._network.step(token, memory, kind.is_sparse, reads.__setitem__, kind.is_watched)
-        chosen = None if kind.choice is None else kind.choice(logits, seed, count)
-        torch.add(position, 1, out=reached)
-        return StepResult(logits, chosen, reads)
+        if kind.choice is not None:
+            chosen = kind.choice(logits, seed, count)
+            side.told.copy_(chosen, non_blocking=True)
+            advance(self._inputs, chosen)
+        return StepResult(logits, side.storage.new_states, reads)
+
+
+def _copy_states(side: _Side, cache: SessionCache) -> None:
+    for own, state in zip(side.storage.states, cache.states, strict=True):
+        if own is not state:
+            own.copy_(state)
+
+
+def _update_table(side: _Side, cache: SessionCache) -> None:
+    if cache.page_table is not side.table:
+        side.storage.page_table[: len(cache.page_table)].copy_(cache.page_table)
+        side.table = cache.page_table
 
 
 def room_for(length: int) -> tuple[int, int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from time import perf_counter
 
 import psutil
 import torch
@@ -16,17 +17,19 @@ from salalocal.cache.session_cache import SessionCache
 from salalocal.cache.tiered_store import TieredStore
 from salalocal.config import ModelConfig
 from salalocal.documents import Document
+from salalocal.engine.closer_look import Source
 from salalocal.engine.events import Done, Evidence, Token
-from salalocal.engine.generate import generate
+from salalocal.engine.generate import generate, read_prompt
+from salalocal.engine.gpu_memory import allowed_bytes
 from salalocal.engine.progress import Progress
 from salalocal.engine.sampling import Sampling
 from salalocal.engine.session import Session
 from salalocal.engine.tally import AttentionTally
-from salalocal.errors import ContextTooLong, DoesNotFit, InvalidRequest
-from salalocal.evidence import QuoteIndex, read_passages
+from salalocal.errors import Cancelled, ContextTooLong, DoesNotFit, InvalidRequest
+from salalocal.evidence import QuoteIndex, excerpts, read_passages
 from salalocal.model.network import Network
 from salalocal.planner import Footprint, usable_bytes
-from salalocal.tokenizer import Message, Tokenizer
+from salalocal.tokenizer import Message, Prompt, Tokenizer
 from salalocal_quant import PackedWeight, PlanesWeight
 
 # Prompts keep a checkpoint this often, so that going back never re-reads more than this.
@@ -43,6 +46,7 @@ class Engine:
         default_chunk: tokens per prefill chunk.
         name: the model's, for messages.
         fingerprint: of its files; a session saved by one model is not restored by another.
+        closer_look_tokens: how much of long documents `chat` reads again before it answers; 0: nothing.
         tiers: where K/V is in host memory; None for K/V on the device.
     """
 
@@ -54,6 +58,7 @@ class Engine:
         default_chunk: int,
         name: str,
         fingerprint: str,
+        closer_look_tokens: int = 0,
         tiers: TieredStore | None = None,
     ) -> None:
         self._network = network
@@ -63,6 +68,8 @@ class Engine:
         self._tiers = tiers
         self.name = name
         self._identity = ModelIdentity(name, fingerprint, str(network.dtype).removeprefix("torch."))
+        self.closer_look_tokens = closer_look_tokens
+        self._close: Session | None = None
         self._indexed: tuple[tuple[Document, ...], QuoteIndex] | None = None
 
     @property
@@ -217,7 +224,7 @@ class Engine:
 
         Yields `Progress` while reading, a `Token` per token, and `Done`. Errors as for `generate.generate`.
         """
-        return self._generate(session, ids, sampling, cancel, stable_tokens=0)
+        return self._generate(session, Prompt(list(ids), stable_tokens=0), sampling, cancel)
 
     def chat(
         self,
@@ -232,38 +239,73 @@ class Engine:
         The prompt is system message, documents in the order given, then turns, so that a further turn or another
         question re-reads none of it. Before `Done` comes `Evidence`: where the answer's quotes stand, and which
         sentences the attention layers read for it.
+
+        With `closer_look_tokens`, prompts with documents that are long enough for sparse attention are answered from
+        excerpts of them (`closer_look`): `session` then holds the prompt, and not the answer.
         """
         prompt = self.tokenizer.encode_prompt(messages, documents)
+        source = Source(session, prompt, documents)
+        if documents and self._takes_closer_look(prompt):
+            source = yield from self._look_closer(source, messages, cancel)
         answer: list[str] = []
+        tally = AttentionTally(source.session, self.config.sparse_layers, source.prompt.stable_tokens)
+        try:
+            with tally.watching() if documents else nullcontext():
+                for event in self._generate(source.session, source.prompt, sampling, cancel):
+                    if isinstance(event, Token):
+                        answer.append(event.text)
+                        if documents:
+                            tally.add()
+                    elif isinstance(event, Done) and documents:
+                        quotes = self._quote_index(documents).match("".join(answer))
+                        files = self.tokenizer.document_tokens(source.documents, source.prompt.documents_at)
+                        yield Evidence(quotes, read_passages(tally.mass(), files))
+                    yield source.done(event) if isinstance(event, Done) else event
+        except Cancelled as error:
+            raise Cancelled(session.length) from error
+
+    def _takes_closer_look(self, prompt: Prompt) -> bool:
+        sparse = self.config.sparse
+        return bool(self.closer_look_tokens) and sparse is not None and len(prompt.ids) >= sparse.dense_len
+
+    def _look_closer(
+        self, whole: Source, messages: Sequence[Message], cancel: threading.Event | None
+    ) -> Generator[Progress, None, Source]:
+        """Reads the whole prompt, and says what to answer from: what its last token looked at, in a prompt of its own.
+
+        Without attention to any sentence that is the whole prompt.
+        """
+        session, prompt, started = whole.session, whole.prompt, perf_counter()
         tally = AttentionTally(session, self.config.sparse_layers, prompt.stable_tokens)
-        with tally.watching() if documents else nullcontext():
-            for event in self._generate(session, prompt.ids, sampling, cancel, prompt.stable_tokens):
-                if isinstance(event, Token):
-                    answer.append(event.text)
-                    if documents:
-                        tally.add()
-                elif isinstance(event, Done) and documents:
-                    quotes = self._quote_index(documents).match("".join(answer))
-                    files = self.tokenizer.document_tokens(documents, prompt.documents_at)
-                    yield Evidence(quotes, read_passages(tally.mass(), files))
-                yield event
+        # What was read before has told its attention to nobody.
+        session.keep_common(prompt.ids[:-1])
+        with tally.watching():
+            reused = yield from read_prompt(session, prompt.ids, self._checkpoints(prompt), cancel)
+        tally.add()
+        files = self.tokenizer.document_tokens(whole.documents, prompt.documents_at)
+        found = excerpts(tally.mass(), files, self.closer_look_tokens)
+        if found is None:
+            return whole
+        if self._close is None:
+            self._close = self.new_session()
+        self._close.rewind(self._close.checkpoints[0])
+        short = self.tokenizer.encode_prompt(messages, [found])
+        return Source(self._close, short, [found], (len(prompt.ids), reused, perf_counter() - started))
+
+    def _checkpoints(self, prompt: Prompt) -> set[int]:
+        """Where the session keeps what it knows while it reads a prompt."""
+        return {prompt.stable_tokens, *range(_CHECKPOINT_EVERY_TOKENS, len(prompt.ids), _CHECKPOINT_EVERY_TOKENS)}
 
     def _generate(
-        self,
-        session: Session,
-        ids: Sequence[int],
-        sampling: Sampling,
-        cancel: threading.Event | None,
-        stable_tokens: int,
+        self, session: Session, prompt: Prompt, sampling: Sampling, cancel: threading.Event | None
     ) -> Iterator[Progress | Token | Done]:
-        regular = range(_CHECKPOINT_EVERY_TOKENS, len(ids), _CHECKPOINT_EVERY_TOKENS)
         return generate(
             session,
-            ids,
+            prompt.ids,
             sampling,
             eos_ids={*self.config.eos_token_ids, *self.tokenizer.eos_ids},
             make_stream=self.tokenizer.stream,
-            checkpoints_at={stable_tokens, *regular},
+            checkpoints_at=self._checkpoints(prompt),
             cancel=cancel,
         )
 
@@ -277,11 +319,9 @@ class Engine:
 def available_bytes(device: torch.device) -> int:
     """Memory that weights and caches may take now."""
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        reserved = torch.cuda.memory_reserved(device)
-        # `load` may have held PyTorch to a part of the card.
-        free = min(free, int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved)
-        free += reserved - torch.cuda.memory_allocated(device)
+        free, _ = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = min(free, max(0, allowed_bytes(device) - torch.cuda.memory_allocated(device)))
     else:
         free = psutil.virtual_memory().available
     return usable_bytes(free)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from time import perf_counter
 from typing import Protocol
 
@@ -51,14 +51,8 @@ def generate(
     Raises:
         InvalidRequest, ContextTooLong: as `Session.prefill`. Cancelled: while reading.
     """
-    if not len(ids):
-        raise InvalidRequest("the prompt is empty; at least one token is needed")
-    session.check_fits(len(ids))
-    reused = session.keep_common(ids)
     started = perf_counter()
-    if reused < len(ids):
-        yield from session.read(ids[reused:], checkpoints_at=checkpoints_at, cancel=cancel)
-    session.checkpoint()
+    reused = yield from read_prompt(session, ids, checkpoints_at, cancel)
     read_until = perf_counter()
     answer = _Answer(sampling, eos_ids, make_stream())
     while (token := answer.next(session, cancel)) is not None:
@@ -71,6 +65,23 @@ def generate(
         decode_seconds=perf_counter() - read_until,
     )
     yield Done(usage, answer.finish_reason, reused)
+
+
+def read_prompt(
+    session: Session, ids: Sequence[int], checkpoints_at: Collection[int], cancel: threading.Event | None
+) -> Generator[Progress, None, int]:
+    """Makes the session hold exactly `ids`, with a checkpoint at their end; returns how many it held before.
+
+    Errors as for `generate`.
+    """
+    if not len(ids):
+        raise InvalidRequest("the prompt is empty; at least one token is needed")
+    session.check_fits(len(ids))
+    reused = session.keep_common(ids)
+    if reused < len(ids):
+        yield from session.read(ids[reused:], checkpoints_at=checkpoints_at, cancel=cancel)
+    session.checkpoint()
+    return reused
 
 
 class _Answer:

@@ -9,7 +9,9 @@ import torch
 from salalocal import planner
 from salalocal.cache.tiered_store import TieredStore
 from salalocal.config import ModelConfig
+from salalocal.engine.closer_look import closer_look_tokens
 from salalocal.engine.engine import Engine, available_bytes
+from salalocal.engine.gpu_memory import cap as cap_memory
 from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.hub import find_model
 from salalocal.model.narrow import NARROW_DTYPES, narrowed, why_not
@@ -47,48 +49,49 @@ def load(
             which blocks are read, the head, chunks below 256 tokens and every token of an answer stay full.
         kv_budget: bytes on the device for K and V. They are then in host memory, and the device holds what was read of
             them last; a context may be as long as host memory and the compressed keys, which stay on the device, allow.
-            None: all K and V are on the device, unless `gpu_memory` leaves no room for them.
-        gpu_memory: bytes that this process may take of the GPU, CUDA's own included (about 512 MiB); PyTorch is held to
-            it from then on. K and V of a million tokens are in host memory where they do not fit beside the rest. None:
-            all that is free.
+            None: all K and V are on the device, unless those of a million tokens do not fit under `gpu_memory`.
+        gpu_memory: bytes of the GPU that the process may hold in all, CUDA's own part included; None: all that is
+            free. It holds for everything that PyTorch does in this process from now on.
 
     Raises:
         ModelNotFound, BadConfig, BadCheckpoint, BadTokenizer, UnsupportedFormat: the model cannot be used as it is.
-        DoesNotFit: weights and kv_budget exceed the free memory, or kv_budget has no room for one step; nothing was
-            allocated.
+        DoesNotFit: weights and kv_budget exceed the free memory or `gpu_memory`, or kv_budget has no room for one step;
+            nothing was allocated.
         InvalidRequest: device, dtype or prefill is not known or not there, prefill is in 8 bits and nothing packed,
-            kv_budget is given for a model without sparse attention, or gpu_memory without a GPU or beside kv_budget.
+            kv_budget is given for a model without sparse attention, or `gpu_memory` for a processor.
     """
     where = resolve_device(device)
-    if gpu_memory is not None:
-        _hold_to(where, gpu_memory, kv_budget)
     kind = resolve_dtype(dtype, where)
     _check_prefill(prefill, where)
     path = find_model(path_or_name)
+    if gpu_memory is not None and where.type != "cuda":
+        raise InvalidRequest(f"gpu_memory is for a GPU, and {path.name} is to run on the processor: leave it out")
     config, source, tokenizer = _open(path)
     if prefill != "full" and config.quantization is None:
         raise InvalidRequest(
             f"{path.name}: prefill in {prefill} is for packed weights; make some with 'salalocal quantize'"
         )
     check_tensors(config, source)
-    if gpu_memory is None:
-        chunk = default_chunk(config, where)
-    else:
-        chunk = planner.chunk_within(config, kind.itemsize, gpu_memory)
+    chunk = default_chunk(config, where)
     if prefill == "full":
         sizes, unpack = _choose_packing(config, kind, where, chunk)
     else:
         sizes, unpack = footprint(config, kind.itemsize, chunk), False
     if gpu_memory is not None:
-        kv_budget = planner.kv_budget(config, sizes, gpu_memory)
+        cap_memory(where, gpu_memory, sizes.weight_bytes, path.name)
+        if kv_budget is None:
+            chunk = planner.chunk_within(config, kind.itemsize, available_bytes(where))
+            sizes = footprint(config, kind.itemsize, chunk)
+            kv_budget = planner.kv_budget(config, sizes, available_bytes(where))
     shares = None if kv_budget is None else planner.tiers(config, kind.itemsize, kv_budget)
     _check_fits(path, sizes, where, kv_budget)
     network = build_network(config, source, kind, where, unpack=unpack)
     if prefill != "full":
         network = narrowed(network, prefill)
     name = path.stem if path.is_file() else path.name
+    look = 0 if path.is_file() else closer_look_tokens(path)
     tiers = None if shares is None else make_tiers(config, kind, where, shares)
-    return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files), tiers)
+    return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files), look, tiers)
 
 
 def make_tiers(config: ModelConfig, dtype: torch.dtype, device: torch.device, shares: planner.Tiers) -> TieredStore:
@@ -103,16 +106,6 @@ def make_tiers(config: ModelConfig, dtype: torch.dtype, device: torch.device, sh
         shares.slots,
         shares.staged_pages,
     )
-
-
-def _hold_to(device: torch.device, gpu_memory: int, kv_budget: int | None) -> None:
-    """Lets PyTorch take no more of the GPU than so many bytes, less what CUDA takes."""
-    if device.type != "cuda":
-        raise InvalidRequest("gpu_memory is for a GPU, and the model is loaded on the CPU; use kv_budget")
-    if kv_budget is not None:
-        raise InvalidRequest("gpu_memory and kv_budget are both given; the first decides the second")
-    total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, planner.torch_bytes(gpu_memory) / total), device)
 
 
 def resolve_device(device: str) -> torch.device:

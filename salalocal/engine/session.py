@@ -197,41 +197,48 @@ class Session:
 
     def step_and_choose(self, token_id: int, sampler: Sampler) -> int:
         """Reads one token and chooses the next. Errors as for `prefill` and `Sampler.accept`."""
-        chosen = self._step(token_id, sampler)
+        decoder = self._step(token_id, sampler)
         assert self._logits is not None
-        return sampler(self._logits) if chosen is None else sampler.accept(chosen)
+        return sampler(self._logits) if decoder is None else sampler.accept(decoder.chosen())
 
-    def _step(self, token_id: int, sampler: Sampler | None) -> Tensor | None:
-        """Reads one token; int64 [1], the next one, where a graph has chosen it."""
+    @property
+    def launched(self) -> int:
+        """Tokens read, and one more where the next step has been begun ahead of its token."""
+        return self.length + (self._decoder is not None and self._decoder.is_ahead)
+
+    def _step(self, token_id: int, sampler: Sampler | None) -> DecodeGraph | None:
+        """Reads one token; returns what read it, where that was a graph."""
         (token,) = self._checked((token_id,), None, None)
         decoder, length = self._decoder, self.length
-        if decoder is not None:
-            kind = StepKind(self._is_sparse(length + 1), self.is_watched, sampler.choice if sampler else None)
-            self._readings.clear()
-            try:
-                result = decoder.step(self._cache, token, kind, sampler)
-                self._take_over(decoder, token, length, result)
-                return result.chosen
-            except CannotRecord as reason:
-                _LOG.warning("tokens are read without a CUDA graph: %s", reason)
-                self._decoder = None
-            except BaseException:
-                # Ctrl-C between the replay and what follows it: the states hold the token already.
-                left = decoder.left_open(length + 1)
-                if left is not None:
-                    self._take_over(decoder, token, length, left)
-                raise
-        self.prefill((token,))
-        return None
+        if decoder is None:
+            self.prefill((token,))
+            return None
+        choice = sampler.choice if sampler else None
+        self._readings.clear()
+        try:
+            kind = StepKind(self._is_sparse(length + 1), self.is_watched, choice)
+            result = decoder.step(self._cache, token, kind, sampler)
+        except CannotRecord as reason:
+            _LOG.warning("tokens are read without a CUDA graph: %s", reason)
+            self._decoder = None
+            return self._step(token_id, sampler)
+        try:
+            self._take_over(token, length, result)
+        except BaseException:
+            # Ctrl-C: half a token must not count.
+            self._take_over(token, length, result)
+            raise
+        decoder.run_ahead(self._cache, StepKind(self._is_sparse(length + 2), self.is_watched, choice), sampler)
+        return decoder
 
-    def _take_over(self, decoder: DecodeGraph, token: int, length: int, result: StepResult) -> None:
+    def _take_over(self, token: int, length: int, result: StepResult) -> None:
         """Makes a step up to `length` + 1 count, with copies of its results; may be begun anew."""
         self._logits = result.logits.clone()
         if self._readings.records_selection or self.is_watched:
             self._readings.take_copy(result.reads, self._cache.blocks_of(length + 1), self.is_watched)
         self.token_ids[length:] = [token]
-        self._cache.length = length + 1
-        decoder.close()
+        if self._cache.length == length:
+            self._cache.commit(1, list(result.states))
 
     def keep_common(self, token_ids: Sequence[int]) -> int:
         """Forgets what does not begin `token_ids`, going back to the nearest checkpoint where needed.

@@ -253,11 +253,13 @@ class _Cell:
         fork = session.fork()
         fact = planted.facts[row.fact] if row.fact is not None else None
         text, read_fact = "", None
-        for event in self._engine.generate(fork, self._prompt(planted, row), self._sampling, cancel=self._cancel):
+        question = [Message("user", row.question)]
+        for event in self._engine.chat(fork, question, [planted.document], self._sampling, cancel=self._cancel):
             if isinstance(event, Token):
                 text += event.text
             if fact is not None and isinstance(event, Token | Done):
-                # The call that this token was drawn from: the question for the first one, then a step each.
+                # The call that this token was drawn from: the question for the first one, then a step each; after a
+                # closer look always the question.
                 selected = self._selects(fork, fact)
                 read_fact = selected if read_fact is None else read_fact or bool(selected)
         if self._cancel.is_set():

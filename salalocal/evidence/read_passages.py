@@ -23,7 +23,7 @@ LEAST_SHARE = 0.04
 LONGEST_PASSAGE = 400
 LEAST_ANSWERING_SHARE = 0.25
 """A passage with less is one of several that were read, not the one that was answered from."""
-_WINDOW = 64
+WINDOW_TOKENS = 64
 _CANDIDATE_WINDOWS = 24
 _LONGEST_SENTENCE = 1200  # what goes on for longer than this is no sentence, but code or a table
 _LONGEST_WORD = 100
@@ -76,7 +76,7 @@ def read_passages(mass: NDArray[np.float64], files: Sequence[FileTokens]) -> tup
     if not total:
         return ()
     found: dict[tuple[int, int, int, int], float] = {}
-    for number, low, high in _windows(mass, files):
+    for number, low, high in windows(mass, files, _CANDIDATE_WINDOWS):
         for key, share in _sentences(number, files[number], low, high, mass):
             found[key] = found.get(key, 0.0) + share / total
     best = sorted(found.items(), key=lambda item: -item[1])
@@ -101,17 +101,17 @@ def answered_in(answer: str, passages: Sequence[ReadPassage]) -> ReadPassage | N
     return passages[0] if any(there[at : at + len(wanted)] == wanted for at in begins) else None
 
 
-def _windows(mass: NDArray[np.float64], files: Sequence[FileTokens]) -> Iterator[tuple[int, int, int]]:
+def windows(mass: NDArray[np.float64], files: Sequence[FileTokens], most: int) -> Iterator[tuple[int, int, int]]:
     """(file, first token, last + 1) of the stretches with the most attention; none twice, in no file's path line."""
     best: list[tuple[float, int, int, int]] = []
     for number, file in enumerate(files):
-        for low in range(file.ends[0], file.ends[-1], _WINDOW):
-            high = min(low + _WINDOW, file.ends[-1])
+        for low in range(file.ends[0], file.ends[-1], WINDOW_TOKENS):
+            high = min(low + WINDOW_TOKENS, file.ends[-1])
             weight = float(mass[file.start + low : file.start + high].sum())
             if weight:
                 best.append((weight, number, low, high))
     best.sort(reverse=True)
-    yield from ((number, low, high) for _, number, low, high in best[:_CANDIDATE_WINDOWS])
+    yield from ((number, low, high) for _, number, low, high in best[:most])
 
 
 def _sentences(
@@ -120,18 +120,24 @@ def _sentences(
     """((file, span, first character, last + 1), attention) of the sentences in tokens [low, high)."""
     while low < high:
         index = bisect_right(file.ends, low) - 1
-        begin, stop = file.ends[index], min(high, file.ends[index + 1])
-        text = file.spans[index].text
-        if text:
-            # Of each token the last character, so that one of a blank and a word belongs to the word's sentence.
-            begun = int(file.characters[begin:low].sum()) + file.characters[low:stop].cumsum(dtype=np.int64)
-            last = np.clip(begun - 1, 0, len(text) - 1).tolist()
-            edges = _edges(text, last[0], last[-1])
+        stop = min(high, file.ends[index + 1])
+        if file.spans[index].text:
+            last, edges = sentence_edges(file, index, low, stop)
             for token, at in zip(range(low, stop), last, strict=True):
                 sentence = bisect_right(edges, at) - 1
                 key = (number, index, edges[sentence], edges[sentence + 1])
                 yield key, float(mass[file.start + token])
         low = stop
+
+
+def sentence_edges(file: FileTokens, index: int, low: int, stop: int) -> tuple[list[int], list[int]]:
+    """Of each token in [low, stop) of span `index` its last character, and where the sentences of these characters
+    begin and end, rising, with some around them."""
+    text = file.spans[index].text
+    # Of each token the last character, so that one of a blank and a word belongs to the word's sentence.
+    begun = int(file.characters[file.ends[index] : low].sum()) + file.characters[low:stop].cumsum(dtype=np.int64)
+    last = np.clip(begun - 1, 0, len(text) - 1).tolist()
+    return last, _edges(text, last[0], last[-1])
 
 
 def _edges(text: str, first: int, last: int) -> list[int]:

@@ -84,9 +84,7 @@ class Network:
         tokens = ids.shape[0]
         span = Span.of(self.config, cache.length, tokens, is_sparse, is_watched, self.dtype, self.device)
         cache.extend(tokens)
-        # One token overwrites the states it is given.
-        states = [state.clone() for state in cache.states] if tokens == 1 else cache.states
-        return self._read(ids, cache, states, span, record)
+        return self._read(ids, cache, cache.states, None, span, record)
 
     def step(
         self, ids: Tensor, memory: StepMemory, is_sparse: bool, record: ReadingRecorder | None, is_watched: bool = False
@@ -95,14 +93,14 @@ class Network:
 
         Args:
             ids: [1] int64 on the device.
-            memory: overwritten with what it is after the token.
+            memory: K/V, compressed keys and its new states are written.
             is_sparse, record, is_watched: as for `read`.
 
         Returns:
             logits [V], as `logits` gives them.
         """
         span = Span.of(self.config, memory.position, 1, is_sparse, is_watched, self.dtype, self.device)
-        normed, _ = self._read(ids, memory, memory.states, span, record)
+        normed, _ = self._read(ids, memory, memory.states, memory.new_states, span, record)
         return self.logits(normed)[0]
 
     def _read(
@@ -110,6 +108,7 @@ class Network:
         ids: Tensor,
         memory: SessionCache | StepMemory,
         states: Sequence[Tensor],
+        new_states: Sequence[Tensor] | None,
         span: Span,
         record: ReadingRecorder | None,
     ) -> tuple[Tensor, list[Tensor]]:
@@ -128,7 +127,8 @@ class Network:
                 if record is not None:
                     record(number, blocks_read)
             else:
-                mixed, state = layer.mixer(y, states[len(after)], span)
+                index = len(after)
+                mixed, state = layer.mixer(y, states[index], span, None if new_states is None else new_states[index])
                 after.append(state)
             u = add_rms_norm(x, mixed, ratio, layer.post_norm, eps)
             y = add_rms_norm(x, layer.feed_forward(u), ratio, next_norm, eps)

@@ -27,6 +27,11 @@ _TILE_TOKENS = 2048
 _TILE_SCORES = 1 << 24
 
 
+def tile_tokens(num_blocks: int) -> int:
+    """Queries of a tile in a chunk that ends with so many blocks."""
+    return max(1, min(_TILE_TOKENS, _TILE_SCORES // num_blocks))
+
+
 @dataclass(frozen=True)
 class BlocksRead:
     """What an attention layer read for some tokens.
@@ -84,7 +89,7 @@ class SparseLayer:
             out = dense_attention(q, memory.context(span.length), span.first_position, scale)
         else:
             assert isinstance(span.first_position, int)
-            tile = self._tile(memory, span)
+            tile = tile_tokens(memory.num_blocks(span.length))
             out = attend_in_pieces(q, blocks, memory.pieces(blocks), span.first_position, scale, tile)
         out = norm_gate(out.reshape(span.tokens, -1), None, gates[0] if gates else None, eps)
         return self.o_proj(out), read
@@ -94,7 +99,7 @@ class SparseLayer:
         sparse = self.config.sparse
         assert sparse is not None
         selections = []
-        tile = self._tile(memory, span)
+        tile = tile_tokens(memory.num_blocks(span.length))
         for start in range(0, span.tokens, tile):
             rows = q[start : start + tile]
             is_last = start + tile >= span.tokens
@@ -105,9 +110,6 @@ class SparseLayer:
             scores = block_scores(rows, fine, coarse, first, scale, sparse.kernel_stride, sparse.block_size, num_blocks)
             selections.append(self.select(scores, first))
         return selections[0] if len(selections) == 1 else torch.cat(selections, dim=1)
-
-    def _tile(self, memory: AttentionMemory, span: Span) -> int:
-        return max(1, min(_TILE_TOKENS, _TILE_SCORES // memory.num_blocks(span.length)))
 
     def select(self, scores: Tensor, first_position: int | Tensor) -> Tensor:
         """The blocks that queries from `first_position` on read: scores [Hkv, T, N] -> int32 [Hkv, T, K]."""

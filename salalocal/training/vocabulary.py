@@ -26,6 +26,9 @@ CHAT_TEMPLATE = (
 )
 """Plain ChatML. Answers are copied token by token from the text, so they usually begin with a blank."""
 
+CLOSER_LOOK_TOKENS = 2048
+"""How much of a long document is read again before it is answered from (`salalocal.engine.closer_look`)."""
+
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Byte-level BPE over `texts`; ids 0-2 are the special tokens, every byte has a token, decoding is exact."""
@@ -75,5 +78,6 @@ def write_tokenizer_files(tokenizer: Tokenizer, folder: Path, max_length: int) -
         "pad_token_id": special_id(tokenizer, END_OF_TEXT),
         "do_sample": False,
         "max_new_tokens": 128,
+        "salalocal": {"closer_look_tokens": CLOSER_LOOK_TOKENS},
     }
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")

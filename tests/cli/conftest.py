@@ -38,8 +38,10 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
     """What `salalocal.load` gives in this test."""
     engine = ScriptedEngine()
 
-    def load(name: str, device: str = "auto", dtype: str = "auto", prefill: str = "full") -> ScriptedEngine:
-        engine.loaded_as = (name, device, dtype, prefill)
+    def load(
+        name: str, device: str = "auto", dtype: str = "auto", prefill: str = "full", gpu_memory: int | None = None
+    ) -> ScriptedEngine:
+        engine.loaded_as = (name, device, dtype, prefill, gpu_memory)
         return engine
 
     monkeypatch.setattr(salalocal, "load", load)

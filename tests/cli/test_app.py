@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 BROKEN = """
 import sys, salalocal
-def load(name, device, dtype, prefill):
+def load(name, **options):
     raise ZeroDivisionError("by no means")
 salalocal.load = load
 from salalocal.cli import main
@@ -102,7 +102,7 @@ def test_a_failure_that_input_cannot_mend_exits_with_1(
 
 LOADING = """
 import sys, salalocal
-def load(name, device, dtype, prefill):
+def load(name, **options):
     print("loading", flush=True)
     while True:
         pass

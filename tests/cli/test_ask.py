@@ -60,13 +60,30 @@ def test_what_is_only_similar_is_shown_in_the_documents_words(run: Run, engine: 
 
 
 def test_options_reach_the_engine(run: Run, engine: ScriptedEngine, book: Path) -> None:
-    options = ["--model", "other", "--device", "cpu", "--dtype", "float64", "--prefill", "int8"]
+    options = [
+        "--model",
+        "other",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float64",
+        "--prefill",
+        "int8",
+        "--gpu-memory",
+        "7.25GiB",
+    ]
     options += ["--max-tokens", "3", "--temperature", "0.5", "--seed", "7"]
     outcome = run("ask", *options, book, "When?")
-    assert engine.loaded_as == ("other", "cpu", "float64", "int8")
+    assert engine.loaded_as == ("other", "cpu", "float64", "int8", 29 << 28)
     assert engine.samplings == [salalocal.Sampling(temperature=0.5, seed=7, max_tokens=3)]
     assert outcome.out == "The harbour was\n"
     assert "ended at 3 tokens; --max-tokens allows more" in outcome.err
+
+
+def test_a_size_that_is_none_is_refused_before_anything_is_read(run: Run, engine: ScriptedEngine) -> None:
+    outcome = run("ask", "--gpu-memory", "8", "nowhere.md", "When?")
+    assert (outcome.code, engine.loaded_as) == (2, ())
+    assert "--gpu-memory is '8'; give a size as in 8GiB or 24GB" in outcome.err
 
 
 def test_json_is_one_object_on_stdout(run: Run, engine: ScriptedEngine, book: Path) -> None:

@@ -12,7 +12,7 @@ from scripted import Run
 
 from salalocal import machine as records
 from salalocal.bench import machine as bench
-from salalocal.cli.plan import human_size
+from salalocal.byte_sizes import human_size
 from salalocal.machine import Hardware, Machine, Reading, record_path
 from salalocal.times import Rates
 
@@ -97,8 +97,8 @@ def test_a_gpu_that_is_not_here(run: Run, measured: list[str]) -> None:
     outcome = run("plan", RELEASED, "--context", "1M", "--gpu-memory", "24GiB")
     assert outcome.code == 1
     assert measured == []
-    assert "It does not fit: 28.0 GiB are needed and 22.3 GiB usable. What does:" in outcome.out
-    assert "packed ('salalocal quantize --format int8'), 1,048,576 tokens in 19.6 GiB" in outcome.out
+    assert "It does not fit: 28.5 GiB are needed and 22.3 GiB usable. What does:" in outcome.out
+    assert "packed ('salalocal quantize --format int8'), 1,048,576 tokens in 20.0 GiB" in outcome.out
     assert "no times: they come from rates measured on the GPU itself" in outcome.err
     assert "moving them to main memory is not done yet" in outcome.err
     data = run("plan", RELEASED, "--context", "1M", "--gpu-memory", "24GiB", "--json").data
@@ -143,7 +143,7 @@ def test_a_folder_with_nothing_but_a_config(run: Run, measured: list[str], tmp_p
         (("salalocal-pocket", "--gpu-memory", "lots"), "--gpu-memory is 'lots'; give a size as in 8GiB or 24GB"),
         (
             ("salalocal-pocket", "--gpu-memory", "0.5GiB"),
-            "--gpu-memory is 0.5GiB; from 1.0 GiB to 4096.0 GiB can be planned for",
+            "--gpu-memory is 0.5GiB; from 1.0 GiB to 4096.0 GiB can be given",
         ),
         (("salalocal-pocket", "--gpu-memory", "8GiB", "--device", "cpu"), "leave one of them out"),
         (("salalocal-pocket", "--device", "cuda"), "finds no usable NVIDIA GPU"),

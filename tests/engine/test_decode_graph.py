@@ -12,6 +12,7 @@ import torch
 from naive_sala import random_ids
 from replay import assert_same
 
+from salalocal.cache.session_cache import SessionCache
 from salalocal.engine import decode_graph
 from salalocal.engine.decode_graph import CannotRecord, DecodeGraph
 from salalocal.engine.engine import Engine
@@ -173,6 +174,85 @@ def test_choosing_in_the_step_chooses_as_outside(make_engine: MakeEngine, sampli
         answers.append(tokens)
     assert answers[0] == answers[1]
     pair.check()
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The position of every step that is run."""
+    made: list[int] = []
+    run = DecodeGraph._run
+
+    def count(self: DecodeGraph, number: int, cache: SessionCache) -> None:
+        made.append(int(self._inputs[1]))
+        run(self, number, cache)
+
+    monkeypatch.setattr(DecodeGraph, "_run", count)
+    return made
+
+
+def answer(session: Session, sampler: Sampler, tokens: list[int], count: int) -> None:
+    for _ in range(count):
+        tokens.append(session.step_and_choose(tokens[-1], sampler))
+
+
+def test_the_next_step_begins_before_the_token_is_read(make_engine: MakeEngine, runs: list[int]) -> None:
+    session = graphed(make_engine(dtype="float64").new_session())
+    session.prefill(random_ids(30))
+    answer(session, Sampler(Sampling()), [3], 5)
+    assert runs == [30, 31, 32, 33, 34, 35], "each once, and one that nobody has asked for yet"
+    assert (session.length, session.launched) == (35, 36)
+    session.step(9)
+    assert runs[-1] == 35
+    assert len(runs) == 7, "another token than the chosen one"
+    assert session.launched == session.length, "a step that chooses nothing names no next token"
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.5, seed=5)], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("between", ["token", "draw", "prompt", "rewind", "fork", "checkpoint", "switch", "watch"])
+def test_a_step_begun_ahead_does_no_harm(
+    make_engine: MakeEngine, recordings: list[int], between: str, sampling: Sampling
+) -> None:
+    """Whatever comes between two steps, the session is one that never began ahead."""
+    pair = Pair.new(make_engine(dtype="float64"))
+    start = DENSE_LEN - 5 if between == "switch" else 30
+    pair.prefill(random_ids(start))
+    marks = pair.one.checkpoint(), pair.other.checkpoint()
+    samplers = Sampler(sampling), Sampler(sampling)
+    answers = [3], [3]
+
+    def go_on(count: int) -> None:
+        for session, sampler, tokens in zip((pair.one, pair.other), samplers, answers, strict=True):
+            answer(session, sampler, tokens, count)
+        assert answers[0] == answers[1]
+        pair.check()
+
+    go_on(6)
+    forks = []
+    for session, sampler, tokens, mark in zip((pair.one, pair.other), samplers, answers, marks, strict=True):
+        if between == "token":
+            tokens.append((tokens[-1] + 1) % 40)
+        elif between == "draw":
+            sampler(session.logits)
+        elif between == "prompt":
+            session.prefill(random_ids(7, seed=3))
+        elif between == "rewind":
+            session.rewind(mark)
+            session.prefill(random_ids(session.length + 6 - mark.position, seed=3))
+        elif between == "fork":
+            forks.append(session.fork())
+        elif between == "checkpoint":
+            session.checkpoint()
+        elif between == "watch":
+            session.is_watched = True
+    if forks:
+        graphed(forks[0])
+        for fork in forks:
+            fork.prefill(random_ids(5, seed=4))
+            fork.step(2)
+    go_on(6)
+    assert recordings
+    if forks:
+        Pair(*forks).step(1, 2)
 
 
 def test_logits_that_were_handed_out_stay(make_engine: MakeEngine) -> None:

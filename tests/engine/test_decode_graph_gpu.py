@@ -36,6 +36,12 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Engine]:
     return lambda dtype="float32", device="cuda": salalocal.load(folder, device=device, dtype=dtype)
 
 
+def is_recorded(session: Session) -> bool:
+    assert session._decoder is not None
+    assert session._decoder._sides is not None
+    return all(side.graph is not None for side in session._decoder._sides)
+
+
 @pytest.mark.parametrize("length", [1, DENSE_LEN - 3, DENSE_LEN + 30])
 def test_steps_are_those_of_a_processor(load: Callable[..., Engine], length: int) -> None:
     on_gpu, on_cpu = load("float32").new_session(), load("float64", "cpu").new_session()
@@ -46,8 +52,7 @@ def test_steps_are_those_of_a_processor(load: Callable[..., Engine], length: int
             error = (on_gpu.step(token).cpu() - on_cpu.step(token)).abs().max()
             assert error < 1e-3
     assert served.fallbacks == {}
-    assert on_gpu._decoder is not None
-    assert on_gpu._decoder._graph is not None
+    assert is_recorded(on_gpu)
     for layer in (1, 3):
         assert (on_gpu.linear_state(layer).cpu() - on_cpu.linear_state(layer)).abs().max() < 1e-3
 
@@ -75,10 +80,8 @@ def test_recorded_and_unrecorded_steps_are_bit_equal(
             if is_watched:
                 for found, expected in zip(one.attention_mass(layer), other.attention_mass(layer), strict=True):
                     assert torch.equal(found, expected)
-    assert one._decoder is not None
-    assert one._decoder._graph is not None
-    assert other._decoder is not None
-    assert other._decoder._graph is None
+    assert is_recorded(one)
+    assert not is_recorded(other)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +103,30 @@ def test_choosing_in_the_graph(load: Callable[..., Engine], sampling: Sampling) 
                 tokens.append(sampler(session.step(tokens[-1])))
         answers.append(tokens)
     assert answers[0] == answers[1]
+
+
+def test_steps_begun_ahead_are_exact(load: Callable[..., Engine]) -> None:
+    """An answer whose steps begin before its tokens are read; left, gone back from, forked and gone on with."""
+    engine = load("bfloat16")
+    one, other = engine.new_session(), engine.new_session()
+    for session in (one, other):
+        session.prefill(random_ids(70))
+    sampler, again = Sampler(Sampling()), Sampler(Sampling())
+    tokens = [3]
+    for _ in range(20):
+        tokens.append(one.step_and_choose(tokens[-1], sampler))
+        assert tokens[-1] == again(other.step(tokens[-2]))
+    assert one.launched == one.length + 1
+    assert_same(one, other)
+    fork, other_fork = one.fork(), other.fork()
+    for session in (one, other, fork, other_fork):
+        session.step(7)
+    assert_same(one, other)
+    assert_same(fork, other_fork)
+    assert one.step_and_choose(5, sampler) == again(other.step(5))
+    for session in (one, other):
+        session.prefill([1, 2, 3])
+    assert_same(one, other)
 
 
 def test_going_back_is_exact(load: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +164,7 @@ def test_a_replay_waits_for_nothing(load: Callable[..., Engine]) -> None:
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        decoder._run()
+        decoder._run(decoder._last, session._cache)
     finally:
         torch.cuda.set_sync_debug_mode(before)
 
@@ -151,5 +178,4 @@ def test_the_embedded_model() -> None:
         for token in (1, 2, 3):
             session.step(token)
     assert served.fallbacks == {}
-    assert session._decoder is not None
-    assert session._decoder._graph is not None
+    assert is_recorded(session)

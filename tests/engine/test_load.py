@@ -108,8 +108,3 @@ def test_rope_on_attention_layers_binds(tmp_path: Path) -> None:
     with pytest.raises(salalocal.ContextTooLong, match="51 tokens are asked for and 50 fit; leave out at least 1"):
         session.prefill(random_ids(51))
     session.prefill(random_ids(50))
-
-
-def test_a_cap_on_a_gpu_that_is_not_used(folder: Path) -> None:
-    with pytest.raises(InvalidRequest, match="gpu_memory is for a GPU"):
-        salalocal.load(folder, device="cpu", gpu_memory=8 << 30)

@@ -210,7 +210,11 @@ def test_choosing_in_the_step(tiered: Callable[..., Engine], resident: Engine) -
     for engine in (tiered(), resident):
         session, sampler = graphed(engine.new_session()), Sampler(Sampling(temperature=0.8, seed=5))
         tokens = [sampler(session.prefill(random_ids(90)))]
-        tokens += [session.step_and_choose(tokens[-1], sampler) for _ in range(12)]
+        for round_ in range(3):
+            tokens += [session.step_and_choose(tokens[-1], sampler) for _ in range(12)]
+            # The step begun ahead was for nothing.
+            tokens.append(session.fork().step_and_choose(7, sampler))
+            tokens.append(sampler(session.prefill(random_ids(9 * round_ + 1))))
         answers.append(tokens)
     assert answers[0] == answers[1]
 

@@ -21,6 +21,7 @@ import salalocal_kernels
 from salalocal.cache import host_memory
 from salalocal.cache.tiered_store import TieredStore
 from salalocal.engine.engine import Engine
+from salalocal.engine.sampling import Sampler, Sampling
 from salalocal.engine.session import Session
 
 pytestmark = [
@@ -63,6 +64,12 @@ def ids(count: int, seed: int = 0) -> list[int]:
     return random_ids(count, 512, seed)
 
 
+def is_recorded(session: Session) -> bool:
+    assert session._decoder is not None
+    assert session._decoder._sides is not None
+    return all(side.graph is not None for side in session._decoder._sides)
+
+
 def step_alike(one: Session, other: Session, count: int, seed: int = 1) -> None:
     for token in ids(count, seed):
         assert torch.equal(one.step(token), other.step(token))
@@ -83,8 +90,7 @@ def test_steps_in_the_graph_are_bit_equal(tiered: Callable[..., Engine], residen
         selected = one.selected_blocks(layer), other.selected_blocks(layer)
         assert (selected[0] is None) == (selected[1] is None) == (length < 8000)
         assert selected[0] is None or torch.equal(*selected)
-    assert one._decoder is not None
-    assert one._decoder._graph is not None
+    assert is_recorded(one)
     traffic = one.traffic
     assert traffic is not None
     assert traffic.hits > 0
@@ -129,6 +135,21 @@ def test_forks_and_going_back(tiered: Callable[..., Engine], resident: Engine) -
     assert_same(forks[0], forks[1])
 
 
+def test_steps_begun_ahead(tiered: Callable[..., Engine], resident: Engine) -> None:
+    """Each begins before the host knows its token; one that was begun for nothing harms nothing."""
+    answers = []
+    for engine in (tiered(staged=400), resident):
+        session, sampler = engine.new_session(), Sampler(Sampling(temperature=0.8, seed=5))
+        tokens = [sampler(session.prefill(ids(9000), chunk_size=4000))]
+        for _ in range(3):
+            tokens += [session.step_and_choose(tokens[-1], sampler) for _ in range(70)]
+            fork = session.fork()
+            tokens.append(fork.step_and_choose(7, sampler))
+            tokens.append(sampler(session.prefill(ids(50, seed=len(tokens)))))
+        answers.append(tokens)
+    assert answers[0] == answers[1]
+
+
 def test_saved_and_restored(tiered: Callable[..., Engine], resident: Engine, tmp_path: Path) -> None:
     one = tiered().new_session()
     one.prefill(ids(9000), chunk_size=4000)
@@ -150,7 +171,7 @@ def test_a_replay_waits_for_nothing(tiered: Callable[..., Engine]) -> None:
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        decoder._run()
+        decoder._run(decoder._last, session._cache)
     finally:
         torch.cuda.set_sync_debug_mode(before)
 
@@ -200,6 +221,7 @@ def test_an_engine_that_is_dropped_gives_its_memory_back_and_harms_no_other(tier
 
 CAPPED = """
 import sys, torch, salalocal
+from salalocal.engine import gpu_memory
 cap = int(sys.argv[2])
 engine = salalocal.load(sys.argv[1], device="cuda", dtype="bfloat16", gpu_memory=cap)
 assert engine._tiers is not None
@@ -208,9 +230,8 @@ assert session.max_tokens > 30_000
 session.prefill([token * 7 % 512 for token in range(30_000)])
 for token in range(9):
     session.step(token)
-assert session._decoder._graph is not None
-free, total = torch.cuda.mem_get_info()
-print(torch.cuda.max_memory_reserved(), total - free)
+assert all(side.graph is not None for side in session._decoder._sides)
+print(gpu_memory.peak_bytes(engine.device).nbytes)
 """
 
 
@@ -220,5 +241,4 @@ def test_a_cap_on_the_whole_process(folder: Path) -> None:
     command = [sys.executable, "-c", CAPPED, str(folder), str(cap)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
-    reserved, _ = map(int, done.stdout.split())
-    assert reserved <= cap - (512 << 20)
+    assert int(done.stdout) <= cap

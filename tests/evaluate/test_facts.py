@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from byte_engine import make_engine
 
+from salalocal.documents import Document
 from salalocal.engine.engine import Engine
 from salalocal.engine.events import Done, Token
 from salalocal.engine.sampling import Sampling
@@ -20,6 +21,7 @@ from salalocal.errors import Cancelled, ContextTooLong
 from salalocal.evaluate.fact_rows import FactRow
 from salalocal.evaluate.facts import FactsCell, FactsProgress, evaluate_facts
 from salalocal.evaluate.planting import Planted, plant
+from salalocal.tokenizer import Message
 
 ROWS = tuple(
     FactRow(n + 1, f"How long is quay {n}?", f"Quay {n} is {n * 17 + 3} metres long.", (f"{n * 17 + 3} metres",))
@@ -34,20 +36,24 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 def answering(engine: Engine, monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], str]) -> list[int]:
     """Makes the engine give `answer(prompt)`; returns what each question's session held when it was asked."""
-    generate, held = engine.generate, list[int]()
+    chat, held = engine.chat, list[int]()
 
     def instead(
-        session: Session, ids: list[int], sampling: Sampling, cancel: threading.Event | None = None
+        session: Session,
+        messages: list[Message],
+        documents: list[Document],
+        sampling: Sampling,
+        cancel: threading.Event | None = None,
     ) -> Iterator[object]:
         assert sampling.temperature == 0
         held.append(session.length)
-        words = [answer(engine.tokenizer.decode(ids))]
-        for event in generate(session, ids, Sampling(max_tokens=2), cancel):
+        words = [answer(engine.tokenizer.decode(engine.tokenizer.encode_prompt(messages, documents).ids))]
+        for event in chat(session, messages, documents, Sampling(max_tokens=2), cancel):
             if isinstance(event, Token):
                 event = Token(event.id, words.pop() if words else "")
             yield event
 
-    monkeypatch.setattr(engine, "generate", instead)
+    monkeypatch.setattr(engine, "chat", instead)
     return held
 
 
@@ -94,25 +100,29 @@ def test_wrong_answers_and_false_alarms(engine: Engine, monkeypatch: pytest.Monk
 
 def test_a_fact_is_read_where_its_blocks_are_selected(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exactly where one of them is among those of the last query, in a call that a token was drawn from."""
-    texts, picked, generate = list[Planted](), dict[str, set[int]](), engine.generate
+    texts, picked, chat = list[Planted](), dict[str, set[int]](), engine.chat
 
     def planting(*arguments: object) -> Planted:
         texts.append(plant(*arguments))
         return texts[-1]
 
     def watched(
-        session: Session, ids: list[int], sampling: Sampling, cancel: threading.Event | None = None
+        session: Session,
+        messages: list[Message],
+        documents: list[Document],
+        sampling: Sampling,
+        cancel: threading.Event | None = None,
     ) -> Iterator[object]:
         blocks: set[int] = set()
-        for event in generate(session, ids, sampling, cancel):
+        for event in chat(session, messages, documents, sampling, cancel):
             if isinstance(event, Token | Done):
                 for layer in engine.config.sparse_layers:
                     blocks.update(session.selected_blocks(layer)[:, -1].flatten().tolist())
             yield event
-        picked[engine.tokenizer.decode(ids).split("Question: ")[-1].split("?")[0]] = blocks
+        picked[messages[0].content[:-1]] = blocks
 
     monkeypatch.setattr("salalocal.evaluate.facts.plant", planting)
-    monkeypatch.setattr(engine, "generate", watched)
+    monkeypatch.setattr(engine, "chat", watched)
     (cell,) = evaluate_facts(engine, ROWS[:12], [2048], seed=1, max_tokens=3)
     places, size = {fact: place for text in texts for fact, place in text.facts.items()}, 4
     expected = [

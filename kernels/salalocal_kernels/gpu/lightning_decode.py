@@ -62,8 +62,8 @@ def _prepare(
 
 @triton.jit
 def _lightning_decode_kernel(
-    q_ptr, k_ptr, v_ptr, q_weight_ptr, k_weight_ptr, table_ptr, slopes_ptr, state_ptr, out_weight_ptr, gate_ptr,
-    between_ptr, arrived_ptr, out_ptr,
+    q_ptr, k_ptr, v_ptr, q_weight_ptr, k_weight_ptr, table_ptr, slopes_ptr, state_ptr, new_state_ptr,
+    out_weight_ptr, gate_ptr, between_ptr, arrived_ptr, out_ptr,
     scale, eps, stride_qh, stride_kh, stride_vh,
     GROUP: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, SLICE: tl.constexpr, CHANNELS: tl.constexpr,
     WIDTH: tl.constexpr, FINISHES: tl.constexpr, IS_EARLY: tl.constexpr,
@@ -72,10 +72,10 @@ def _lightning_decode_kernel(
     part, head = tl.program_id(0), tl.program_id(1)
     key_dims = tl.arange(0, DK)
     value_dims = part * SLICE + tl.arange(0, SLICE)
-    places = state_ptr + head.to(tl.int64) * DK * DV + key_dims[:, None] * DV + value_dims[None, :]
+    places = head.to(tl.int64) * DK * DV + key_dims[:, None] * DV + value_dims[None, :]
     wait(IS_EARLY)
     # Every load is asked for before the first sum, which waits behind a barrier.
-    state = tl.load(places)
+    state = tl.load(state_ptr + places)
     slope = tl.load(slopes_ptr + head)
     v = tl.load(v_ptr + (head // GROUP) * stride_vh + value_dims).to(tl.float32)
     is_low = key_dims < DK // 2
@@ -93,7 +93,7 @@ def _lightning_decode_kernel(
     k = _prepare(k, k_partner, k_weight, k_partner_weight, cos, sin, eps, DK, k_weight_ptr is not None, is_rotated)
     q = _prepare(q, q_partner, q_weight, q_partner_weight, cos, sin, eps, DK, q_weight_ptr is not None, is_rotated)
     state = state + state * _expm1_of_negative(slope) + k[:, None] * v[None, :]
-    tl.store(places, state)
+    tl.store(new_state_ptr + places, state)
     out = tl.sum(q[:, None] * state, 0) * scale
     tl.store(between_ptr + head * DV + value_dims, out.to(between_ptr.dtype.element_ty))
     if FINISHES:
@@ -120,7 +120,7 @@ def lightning_decode(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, scale: flo
     """The op of `ref/lightning.py`, same arguments and result; dtypes up to float32, the state contiguous float32, head
     dimensions powers of two."""
     out = torch.empty(q.shape[0], v.shape[-1], dtype=q.dtype, device=q.device)
-    _launch(q, k, v, None, None, None, slopes, scale, state, None, None, 0.0, between=out, arrived=None, out=out)
+    _launch(q, k, v, None, None, None, slopes, scale, state, state, None, None, 0.0, between=out, arrived=None, out=out)
     return out
 
 
@@ -138,6 +138,7 @@ def lightning_step(
     gate: Tensor | None,
     eps: float,
     arrived: Tensor,
+    new_state: Tensor | None = None,
 ) -> Tensor:
     """The op of `ref/lightning_step.py`, same arguments and result but for `arrived`; as `lightning_decode` otherwise;
     rounds once, at the end.
@@ -149,20 +150,22 @@ def lightning_step(
     between = torch.empty(channels, dtype=torch.float32, device=q.device)
     out = torch.empty(channels, dtype=q.dtype, device=q.device)
     _launch(
-        q, k, v, q_weight, k_weight, table, slopes, scale, state, out_weight, gate, eps,
-        between=between, arrived=arrived, out=out,
+        q, k, v, q_weight, k_weight, table, slopes, scale, state, state if new_state is None else new_state, out_weight,
+        gate, eps, between=between, arrived=arrived, out=out,
     )  # fmt: skip
     return out
 
 
 def _launch(
     q: Tensor, k: Tensor, v: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, table: Tensor | None,
-    slopes: Tensor, scale: float, state: Tensor, out_weight: Tensor | None, gate: Tensor | None, eps: float, *,
-    between: Tensor, arrived: Tensor | None, out: Tensor,
+    slopes: Tensor, scale: float, state: Tensor, new_state: Tensor, out_weight: Tensor | None, gate: Tensor | None,
+    eps: float, *, between: Tensor, arrived: Tensor | None, out: Tensor,
 ) -> None:  # fmt: skip
     heads, key_dim, value_dim = state.shape
     assert state.dtype == torch.float32
-    assert state.is_contiguous(), "written in place"
+    assert state.is_contiguous()
+    assert new_state.is_contiguous(), "written in place"
+    assert (new_state.shape, new_state.dtype) == (state.shape, state.dtype)
     assert all(dim == triton.next_power_of_2(dim) for dim in (key_dim, value_dim))
     assert table is None or table.dtype == torch.float32
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
@@ -171,8 +174,8 @@ def _launch(
     )
     part = min(_SLICE, value_dim)
     _lightning_decode_kernel[(value_dim // part, heads)](
-        q, k, v, q_weight, k_weight, table, slopes.contiguous(), state, out_weight, gate,
-        between, arrived, out,
+        q, k, v, q_weight, k_weight, table, slopes.contiguous(), state, new_state,
+        out_weight, gate, between, arrived, out,
         scale, eps, q.stride(0), k.stride(0), v.stride(0),
         GROUP=heads // k.shape[0], DK=key_dim, DV=value_dim, SLICE=part, CHANNELS=heads * value_dim,
         WIDTH=triton.next_power_of_2(heads * value_dim), FINISHES=arrived is not None,

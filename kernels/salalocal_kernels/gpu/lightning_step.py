@@ -23,6 +23,7 @@ def lightning_step(
     out_weight: Tensor | None,
     gate: Tensor | None,
     eps: float,
+    new_state: Tensor | None = None,
 ) -> Tensor:
     """The op of `ref/lightning_step.py`, same arguments and result, as `gpu/lightning_decode.py` limits them.
 
@@ -30,7 +31,7 @@ def lightning_step(
     """
     arrived = _arrived(state.device)
     return lightning_decode.lightning_step(
-        q, k, v, q_weight, k_weight, table, slopes, scale, state, out_weight, gate, eps, arrived
+        q, k, v, q_weight, k_weight, table, slopes, scale, state, out_weight, gate, eps, arrived, new_state
     )
 
 

@@ -14,6 +14,16 @@ _ROUND = tl.constexpr(12582912.0)
 
 
 @triton.jit
+def rounded(x, LARGEST: tl.constexpr, ROUNDS: tl.constexpr):
+    """Steps of a row x in float32, whole numbers with ROUNDS, and their scale."""
+    largest = tl.max(tl.abs(x), 0)
+    steps = x * tl.where(largest > 0, LARGEST / largest, 0.0)
+    if ROUNDS:
+        steps = (steps + _ROUND) - _ROUND
+    return steps, largest / LARGEST
+
+
+@triton.jit
 def _quantize_tokens_kernel(
     x_ptr, codes_ptr, scales_ptr, columns, stride_xt, stride_xc,
     LARGEST: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
@@ -22,12 +32,9 @@ def _quantize_tokens_kernel(
     at = tl.arange(0, BLOCK)
     inside = at < columns
     x = tl.load(x_ptr + row * stride_xt + at * stride_xc, mask=inside, other=0.0).to(tl.float32)
-    largest = tl.max(tl.abs(x), 0)
-    steps = x * tl.where(largest > 0, LARGEST / largest, 0.0)
-    if ROUNDS:
-        steps = (steps + _ROUND) - _ROUND
+    steps, scale = rounded(x, LARGEST, ROUNDS)
     tl.store(codes_ptr + row * columns + at, steps.to(codes_ptr.dtype.element_ty), mask=inside)
-    tl.store(scales_ptr + row, largest / LARGEST)
+    tl.store(scales_ptr + row, scale)
 
 
 def quantize_tokens(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,9 @@ _GROUP_TILES = {
 _TILES_TOGETHER = 8
 # Where `torch._scaled_mm` takes a scale for each row and channel at full speed.
 _ROWWISE_CAPABILITY = 90
+# Up to so many columns the sums may stay in the matrix units, which keep some 14 bits of them: with four times as many
+# the error passed twice that of rounding the result to bfloat16.
+_FAST_COLUMNS = 4096
 
 
 @triton.jit
@@ -99,8 +102,7 @@ def scaled_linear(x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Te
     """The op of `ref/scaled_linear.py`, same arguments and result; rows of adjacent codes, scales contiguous.
 
     Sums are exact for int8 (in int32), in float32 at least every 128 columns for fp8, and over groups in float32; where
-    PyTorch serves fp8 they stay in the matrix units, which keep some 14 bits of them: a hundredth of what rounding to
-    fp8 has cost.
+    PyTorch serves fp8, only over more than _FAST_COLUMNS columns.
     """
     (tokens, columns), channels = x.shape, weight.shape[0]
     assert x.dtype == weight.dtype
@@ -112,8 +114,9 @@ def scaled_linear(x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Te
         return out
     capability = _capability(x.device)
     if capability == _ROWWISE_CAPABILITY and _serves_rowwise(x, weight, weight_scales, dtype):
+        is_short = columns <= _FAST_COLUMNS
         return torch._scaled_mm(
-            x, weight.t(), x_scales[:, None], weight_scales[None], out_dtype=dtype, use_fast_accum=True
+            x, weight.t(), x_scales[:, None], weight_scales[None], out_dtype=dtype, use_fast_accum=is_short
         )
     is_int8 = x.dtype == torch.int8
     tile = _tile(_GROUP_TILES if has_groups else _CHANNEL_TILES if is_int8 else _FP8_TILES, capability)

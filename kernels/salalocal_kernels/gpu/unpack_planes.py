@@ -111,6 +111,7 @@ def _unpack(
             row_scales, out, rows, ONE_HIGH, ONE_LOW, out.stride(0),
             BITS=matrix.bits, HAS_ZEROS=matrix.zeros is not None, GROUP=matrix.group_size, COLUMNS=columns,
             ROWS=_ROWS, QUADS=_QUADS, SCALES=scales, ROUNDS=row_scales is not None and dtype == torch.int8,
-            num_warps=_WARPS,
+            # Contracted, the product and the sum that rounds it would be rounded once, not twice.
+            num_warps=_WARPS, enable_fp_fusion=row_scales is None,
         )  # fmt: skip
     return out

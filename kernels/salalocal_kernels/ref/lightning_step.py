@@ -23,8 +23,9 @@ def lightning_step(
     out_weight: Tensor | None,
     gate: Tensor | None,
     eps: float,
+    new_state: Tensor | None = None,
 ) -> Tensor:
-    """norm_gate(lightning_decode(rope(rms_norm(q)), rope(rms_norm(k)), v)); updates `state` in place.
+    """norm_gate(lightning_decode(rope(rms_norm(q)), rope(rms_norm(k)), v)); updates the state.
 
     This definition rounds after each of the steps, as the network's separate operations do; an implementation may keep
     what lies between them in float32.
@@ -36,10 +37,12 @@ def lightning_step(
             is in it and nowhere else, so a captured CUDA graph is moved on by a new table.
         slopes: [H], dtype of state.
         scale: factor on the attention's output.
-        state: [H, D, D] float32 or float64; overwritten by the state after this token.
+        state: [H, D, D] float32 or float64, before this token; without `new_state` overwritten by the state
+            after it.
         out_weight: [H D], dtype of q; None where the output has no norm.
         gate: [H D], dtype of q, before the sigmoid; None where the output has no gate.
         eps: added to the mean squares.
+        new_state: [H, D, D] like `state`, which then stays; overwritten by the state after this token.
 
     Returns:
         [H D] in q's dtype. Source: the vendor's lightning layer.
@@ -50,5 +53,7 @@ def lightning_step(
         k = rms_norm(k, k_weight, eps)
     if table is not None:
         q, k = rotate(q[None], table)[0], rotate(k[None], table)[0]
+    if new_state is not None:
+        state = new_state.copy_(state)
     out = lightning_decode(q, k, v, slopes, scale, state).reshape(1, -1)
     return norm_gate(out, out_weight, None if gate is None else gate[None], eps)[0]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
+
+from salalocal_kernels.ref.quantize_tokens import quantize_tokens
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
@@ -17,3 +20,17 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
         [T, N], dtype of gate.
     """
     return functional.silu(gate) * up
+
+
+def silu_mul_codes(gate: Tensor, up: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`silu_mul`, computed in at least float32, as `quantize_tokens` rounds it: what has no use but an 8-bit product.
+
+    Args:
+        gate, up: as for `silu_mul`.
+        dtype: int8 or float8_e4m3fn.
+
+    Returns:
+        Codes [T, N] of `dtype`, and scales [T] float32.
+    """
+    wide = torch.promote_types(gate.dtype, torch.float32)
+    return quantize_tokens(silu_mul(gate.to(wide), up.to(wide)), dtype)

@@ -113,12 +113,12 @@ FEED_FORWARD = ["_rms_norm_kernel", "_packed_silu_mul_kernel", "_packed_linear_k
 def test_what_a_step_launches() -> None:
     names = [launch.kernel.fn.__name__ for launch in launches_of(StepKind(True, False, GREEDY))]
     assert names == [
-        "_gather_rows_kernel", "_rms_norm_kernel",
+        "_rope_table_kernel", "_gather_rows_kernel", "_rms_norm_kernel",
         "_packed_linear_kernel", "_extend_compressed_keys_kernel", "_coarse_lse_kernel", "_block_scores_kernel",
         "_select_blocks_kernel", "_attend_split_kernel", "_combine_splits_kernel", "_norm_gate_kernel",
         "_packed_linear_kernel", *FEED_FORWARD,
         "_packed_linear_kernel", "_lightning_decode_kernel", "_packed_linear_kernel", *FEED_FORWARD,
-        "_packed_linear_kernel",
+        "_packed_linear_kernel", "_greedy_token_kernel", "_advance_kernel",
     ]  # fmt: skip
 
 
@@ -201,12 +201,12 @@ def test_what_a_chunk_launches(is_sparse: bool, monkeypatch: pytest.MonkeyPatch)
     cache = SessionCache.empty(made.config, torch.bfloat16, META)
     ids = empty(8192, dtype=torch.int64)
     names = [launch.kernel.fn.__name__ for launch in launches(lambda: made.read(ids, cache, is_sparse, None))]
-    unpack, twice = "_unpack_planes_kernel", 2  # slices of tokens in the feed-forward
-    feed_forward = ["_rms_norm_kernel", *[unpack, unpack, "_silu_mul_kernel", unpack] * twice, "_rms_norm_kernel"]
+    unpack = "_unpack_planes_kernel"
+    feed_forward = ["_rms_norm_kernel", unpack, unpack, "_silu_mul_kernel", unpack, "_rms_norm_kernel"]
     assert names == [
-        "_gather_rows_kernel", "_rms_norm_kernel",
-        *[unpack] * 4, "_extend_compressed_keys_kernel", *(SPARSE_TILES if is_sparse else []),
-        "_norm_gate_kernel", unpack, *feed_forward,
+        "_rope_table_kernel", "_gather_rows_kernel", "_rms_norm_kernel",
+        *[unpack] * 4, "_extend_compressed_keys_kernel", *(SPARSE_TILES if is_sparse else []), "_norm_gate_kernel",
+        unpack, *feed_forward,
         *[unpack] * 4, "_qk_norm_rope_kernel", "_lightning_prefill_kernel", "_norm_gate_kernel", unpack,
         *feed_forward,
     ]  # fmt: skip
@@ -220,11 +220,9 @@ def test_what_a_chunk_in_eight_bits_launches(name: str, monkeypatch: pytest.Monk
     made = chunk_in_eight_bits(name)
     names = [launch.kernel.fn.__name__ for launch in launches(made)]
     round_, times, unpack = "_quantize_tokens_kernel", ["_unpack_planes_kernel", "_scaled_linear_kernel"], 2
-    feed_forward = [
-        "_rms_norm_kernel", *[round_, *times * 2, "_silu_mul_kernel", round_, *times] * 2, "_rms_norm_kernel",
-    ]  # fmt: skip
+    feed_forward = ["_rms_norm_kernel", round_, *times * 2, "_silu_mul_codes_kernel", *times, "_rms_norm_kernel"]
     assert names == [
-        "_gather_rows_kernel", "_rms_norm_kernel",
+        "_rope_table_kernel", "_gather_rows_kernel", "_rms_norm_kernel",
         round_, *["_unpack_planes_kernel"] * unpack, *times * 2, "_extend_compressed_keys_kernel", *SPARSE_TILES,
         "_norm_gate_kernel", round_, *times, *feed_forward,
         round_, *times * 4, "_qk_norm_rope_kernel", "_lightning_prefill_kernel", "_norm_gate_kernel", round_, *times,
@@ -250,7 +248,7 @@ def test_every_launch_of_eight_bits_compiles(capability: int, name: str, monkeyp
     monkeypatch.setattr(coverage, "_capability", lambda _: (capability // 10, capability % 10))
     monkeypatch.setattr(scaled_linear, "_capability", lambda _: capability)
     monkeypatch.setattr(scaled_linear, "_ROWWISE_CAPABILITY", None)
-    wanted = ("_quantize_tokens_kernel", "_unpack_planes_kernel", "_scaled_linear_kernel", "_silu_mul_kernel")
+    wanted = ("_quantize_tokens_kernel", "_unpack_planes_kernel", "_scaled_linear_kernel", "_silu_mul_codes_kernel")
     made = launches(chunk_in_eight_bits(name))
     compile_each([launch for launch in made if launch.kernel.fn.__name__ in wanted], capability)
 

@@ -115,6 +115,20 @@ def check_every_part_may_be_missing() -> None:
         compare_fused(arguments, 1e-6)
 
 
+def check_another_state_is_written() -> None:
+    from salalocal_kernels.gpu.lightning_decode import lightning_step
+
+    arrived = torch.zeros(1, dtype=torch.int32)
+    arguments = fused_inputs(6, 2, 16, torch.float32)
+    before, new_state = arguments[8].clone(), torch.full_like(arguments[8], float("nan"))
+    expected, expected_state = in_float64(step_reference, arguments)
+    for step, more in ((lightning_step, (arrived,)), (step_reference, ())):
+        assert relative_error(step(*arguments, *more, new_state=new_state), expected) < 1e-6
+        assert relative_error(new_state, expected_state) < 1e-6
+        assert torch.equal(arguments[8], before)
+        new_state.fill_(float("nan"))
+
+
 def check_steps_in_a_row_share_the_counter() -> None:
     from salalocal_kernels.gpu.lightning_decode import lightning_step
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from salalocal_kernels.gpu import silu_mul as gpu
 from salalocal_kernels.ref import silu_mul as ref
+from salalocal_kernels.ref.quantize_tokens import LARGEST
 
 
 def halves(tokens: int, columns: int, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, Tensor]:
@@ -50,6 +51,43 @@ def test_compiles_for_every_card(capability: int) -> None:
     (launch,) = launches(lambda: gpu.silu_mul(gate, up))
     found = assert_fits(launch, capability)
     assert sum("ld.global.v4.b32" in line for line in found.ptx.splitlines()) == 4
+
+
+def check_codes() -> None:
+    for tokens, columns in ((0, 8), (1, 1), (3, 77), (5, 2048)):
+        for dtype, tolerance in ((torch.float32, 1e-6), (torch.float16, 1e-3)):
+            gate, up = halves(tokens, columns, dtype)
+            (found, scales), (wanted, exact_scales) = (
+                op(gate, up, torch.int8) for op in (gpu.silu_mul_codes, ref.silu_mul_codes)
+            )
+            torch.testing.assert_close(scales, exact_scales, rtol=tolerance, atol=0)
+            # A number halfway between two codes may go either way.
+            assert not found.numel() or (found.int() - wanted.int()).abs().max() <= 1
+            assert not found.numel() or (found != wanted).float().mean() < 0.02
+
+
+@pytest.mark.parametrize("capability", SHARED_BYTES)
+@pytest.mark.parametrize("dtype", LARGEST, ids=["int8", "fp8"])
+def test_codes_compile(dtype: torch.dtype, capability: int) -> None:
+    if dtype != torch.int8 and capability < 89:
+        pytest.skip("fp8 needs sm_89")
+    gate, up = (torch.empty(4096, 16384, dtype=torch.bfloat16, device="meta") for _ in range(2))
+    (launch,) = launches(lambda: gpu.silu_mul_codes(gate, up, dtype))
+    assert_fits(launch, capability)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", LARGEST, ids=["int8", "fp8"])
+def test_codes_on_the_card(dtype: torch.dtype) -> None:
+    if dtype != torch.int8 and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("fp8 needs sm_89")
+    for tokens, columns in ((4096, 16384), (1, 16384), (77, 768)):
+        gate, up = halves(tokens, columns, torch.bfloat16, "cuda")
+        exact = ref.silu_mul(gate.double(), up.double())
+        codes, scales = gpu.silu_mul_codes(gate, up, dtype)
+        usual, usual_scales = ref.silu_mul_codes(gate.double(), up.double(), dtype)
+        allowed = 1.01 * error(usual.double() * usual_scales.double()[:, None], exact)
+        assert error(codes.double() * scales.double()[:, None], exact) <= allowed
 
 
 @pytest.mark.gpu

@@ -1,0 +1,320 @@
+"""`bench long` on a processor, with a small model: texts, stages, rows that are there, out of memory, the peer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from made_sizes import small_config
+
+from salalocal.bench import long, long_peer
+from salalocal.bench.dense_peer import DensePeer, DenseShape
+from salalocal.bench.long import Plan, made_ids, missing, open_session, time_texts
+from salalocal.bench.long_model import scoring_flop, time_models
+from salalocal.bench.long_peer import time_peer
+from salalocal.bench.long_rows import LongRow, LongTable, Traffic
+from salalocal.bench.made_model import make_network, released_config
+from salalocal.bench.scoring import scoring_seconds
+from salalocal.engine.sampling import Sampler, Sampling
+from salalocal.engine.session import Session
+from salalocal.errors import EngineFailure, InvalidRequest
+from salalocal.model.network import Network
+from salalocal_kernels import watch
+
+CPU = torch.device("cpu")
+PLAN = Plan(lengths=(256, 128), selections=("own", "replayed", "all-new"), chunk_tokens=64, steps=3)
+SHAPE = DenseShape(layers=2, hidden=48, heads=6, kv_heads=2, head_dim=8, feed_forward=80, vocab=97)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return make_network(small_config(), torch.float32, CPU)
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[Session]:
+    """Every session that was opened, warm-ups too."""
+    made: list[Session] = []
+
+    def open_and_keep(*arguments: object) -> Session:
+        made.append(open_session(*arguments))  # type: ignore[arg-type]
+        return made[-1]
+
+    monkeypatch.setattr(long, "open_session", open_and_keep)
+    return made
+
+
+def rows_of(network: Network, plan: Plan, table: LongTable | None = None) -> list[LongRow]:
+    told: list[LongRow] = []
+    time_texts(network, plan, table or LongTable(None), "a card", "a run", told.append)
+    return told
+
+
+def test_a_row_for_every_text(network: Network, sessions: list[Session]) -> None:
+    rows = rows_of(network, PLAN)
+    assert [(row.selection, row.tokens) for row in rows] == [
+        (kind, tokens) for kind in ("own", "replayed", "all-new") for tokens in (128, 256)
+    ]
+    for row in rows:
+        assert row.ttft_seconds is not None
+        assert row.ttft_seconds > 0
+        assert row.decode_ms is not None
+        assert row.tokens_per_second == pytest.approx(1e3 / row.decode_ms)
+        assert (row.staged, row.steps, row.note) == (False, 3, "")
+        assert (row.device, row.run, row.weight_bytes) == ("a card", "a run", network.nbytes)
+        assert row.peak_host_bytes is not None
+        assert row.peak_host_bytes > 100 << 20
+        assert row.peak_device_bytes is row.pin_seconds is row.prefill_traffic is row.decode_traffic is None
+    # A warm-up of two chunks, then the text and its steps.
+    assert [session.length for session in sessions] == [128, 128 + 8, 128, 256 + 8] * 3
+    assert sessions[1].token_ids[:128] == made_ids(network.config, 128)
+
+
+def test_one_text_gives_the_rows_of_shorter_ones(network: Network, sessions: list[Session]) -> None:
+    short, whole = rows_of(network, replace(PLAN, selections=("own",), staged=True))
+    assert (short.tokens, short.staged, short.peak_host_bytes) == (128, True, None)
+    assert (whole.tokens, whole.staged) == (256, False)
+    assert short.decode_ms is not None
+    assert short.ttft_seconds is not None
+    assert whole.ttft_seconds is not None
+    assert short.ttft_seconds < whole.ttft_seconds
+    # The answer on the way was taken back: the text is what it is in one piece.
+    plain = open_session(network, 300, 64)
+    logits = plain.prefill(made_ids(network.config, 256))
+    assert sessions[-1].token_ids[:256] == plain.token_ids
+    token = Sampler(Sampling())(logits)
+    assert sessions[-1].token_ids[256] == token
+
+
+def test_the_clock_stands_still_while_a_stage_answers(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(long, "perf_counter", lambda: now)
+
+    def read_for_a_second(self: Network, *arguments: object, **named: object) -> object:
+        nonlocal now
+        now += 1.0
+        return read(self, *arguments, **named)  # type: ignore[arg-type]
+
+    read = Network.read
+    monkeypatch.setattr(Network, "read", read_for_a_second)
+    short, whole = rows_of(network, replace(PLAN, selections=("all-new",), staged=True))
+    # A second per chunk of 64 tokens; the steps in between took some too.
+    assert (short.ttft_seconds, whole.ttft_seconds) == (2.0, 4.0)
+
+
+def test_rows_that_are_there_are_not_measured_again(network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    plan = replace(PLAN, selections=("own",))
+    (first,) = rows_of(network, replace(plan, lengths=(128,)), LongTable(path))
+    table = LongTable(path)
+    assert table.rows == [first]
+    assert [row.tokens for row in missing(plan, table, "a card")] == [256]
+    assert [row.tokens for row in missing(plan, table, "another card")] == [128, 256]
+    for other in (replace(plan, prefill="int8"), replace(plan, gpu_memory=8 << 30), replace(plan, chunk_tokens=32)):
+        assert [row.tokens for row in missing(other, table, "a card")] == [128, 256]
+    (second,) = rows_of(network, plan, table)
+    assert LongTable(path).rows == [first, second]
+    assert rows_of(network, plan, LongTable(path)) == []
+
+
+def test_a_row_noted_on_the_way_serves_where_stages_do(network: Network) -> None:
+    table = LongTable(None)
+    staged = replace(PLAN, selections=("own",), staged=True)
+    rows_of(network, staged, table)
+    assert missing(staged, table, "a card") == []
+    assert [row.tokens for row in missing(replace(staged, staged=False), table, "a card")] == [128]
+
+
+def test_out_of_memory_is_a_row(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Network.read
+
+    def read_some(self: Network, ids: Tensor, cache: object, *rest: object, **named: object) -> object:
+        if cache.length >= 128:  # type: ignore[attr-defined]
+            raise torch.OutOfMemoryError
+        return read(self, ids, cache, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Network, "read", read_some)
+    plan = replace(PLAN, selections=("own",), staged=True)
+    monkeypatch.setattr(long, "_answered", lambda _session, row, *_rest: row)
+    table = LongTable(None)
+    short, whole = rows_of(network, plan, table)
+    assert (short.note, short.ttft_seconds is None) == ("", False)
+    assert (whole.note, whole.ttft_seconds, whole.staged) == ("out of memory", None, False)
+    assert missing(plan, table, "a card") == []
+
+
+def test_what_a_session_moves_is_told(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions that keep K/V in main memory count; those of today do not."""
+
+    class Counting(Session):
+        class traffic:
+            hits, misses, bytes, pin_seconds = 0, 0, 0, 0.25
+
+        def _step(self, *arguments: object) -> object:
+            self.traffic.hits += 87
+            self.traffic.misses += 13
+            self.traffic.bytes += 1000
+            return super()._step(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(long, "Session", Counting)
+    (row,) = rows_of(network, replace(PLAN, lengths=(128,), selections=("own",)))
+    assert row.pin_seconds == 0.25
+    assert row.prefill_traffic == Traffic(0, 0, 0)
+    assert row.prefill_traffic.hit_rate is None
+    assert row.decode_traffic == Traffic(3 * 87, 3 * 13, 3000)
+    assert row.decode_traffic.hit_rate == pytest.approx(0.87)
+
+
+def test_nan_is_no_time(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Network, "logits", lambda *_: torch.full((1, 300), torch.nan))
+    with pytest.raises(EngineFailure, match="NaN or Inf"):
+        rows_of(network, replace(PLAN, lengths=(128,), selections=("own",)))
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"version": 2, "runs": {}, "rows": []}', '{"version": 1, "runs": {}, "rows": [{"x": 1}]}']
+)
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(text)
+    with pytest.raises(InvalidRequest, match="not a file of this version's 'salalocal bench long'"):
+        LongTable(path)
+    assert path.read_text() == text
+
+
+def test_a_row_comes_back_from_its_file(tmp_path: Path) -> None:
+    row = LongRow(
+        "salalocal", 1 << 20, "replayed", "fp8", 8 << 30, 8192, True, "a card", "a run", 42.0, 3.0, 64, 7 << 30,
+        "process", 9 << 30, 5 << 30, 1.5, Traffic(1, 2, 3), Traffic(4, 5, 6), {"flash": 2.0}, "a note",
+    )  # fmt: skip
+    table = LongTable(tmp_path / "rows.json")
+    table.runs["a run"] = {"torch": "2"}
+    table.add(row)
+    again = LongTable(tmp_path / "rows.json")
+    assert (again.rows, again.runs) == ([row], table.runs)
+    assert again.as_data() == json.loads((tmp_path / "rows.json").read_text())
+
+
+def measured(tokens: int, seconds: float, **other: object) -> LongRow:
+    row = LongRow("salalocal", tokens, "own", "full", None, 8192, False, "a card", "a run", seconds)
+    return replace(row, **other)  # type: ignore[arg-type]
+
+
+def test_the_time_model() -> None:
+    a, b = 36e-6, 2e-11
+    lengths = [1 << exponent for exponent in range(16, 22)]
+    exact = [measured(count, a * count + b * count**2) for count in lengths]
+    others = [measured(1 << 16, 99.0, selection="replayed"), measured(1 << 18, 45.0, model="dense peer")]
+    staged = measured(1 << 16, 50.0, staged=True)
+    failed = replace(measured(1 << 22, 0.0), ttft_seconds=None, note="out of memory")
+    (model,) = time_models([staged, *exact, *others, failed])
+    assert (model.a, model.b) == pytest.approx((a, b))
+    assert list(model.residuals) == lengths
+    assert all(abs(residual) < 1e-9 for residual in model.residuals.values())
+    assert model.seconds(1000) == pytest.approx(1000 * a + 1e6 * b)
+    off = [*exact[:-1], measured(lengths[-1], 1.1 * exact[-1].ttft_seconds)]
+    (model,) = time_models(off)
+    assert model.residuals[lengths[-1]] < 0 < model.residuals[lengths[-2]]
+
+
+def test_scores_of_the_released_model() -> None:
+    assert scoring_flop(released_config()) == 2560
+
+
+def peer() -> DensePeer:
+    return DensePeer(SHAPE, torch.float32, CPU)
+
+
+def peer_rows(table: LongTable, lengths: tuple[int, ...] = (64, 32), run: str = "a run") -> list[LongRow]:
+    told: list[LongRow] = []
+    time_peer(peer, lengths, table, "a card", run, told.append, backends=("flash", "math"))
+    return told
+
+
+def test_rows_of_the_peer() -> None:
+    table = LongTable(None)
+    table.add(measured(64, 0.5))
+    table.add(measured(64, 0.5, run="another run"))
+    rows = peer_rows(table)
+    assert [(row.model, row.tokens, row.selection) for row in rows] == [
+        ("dense peer", 32, "everything"), ("dense peer", 64, "everything")
+    ]  # fmt: skip
+    for row in rows:
+        assert row.ttft_seconds is not None
+        assert set(row.attention_ms) == {"flash", "math"}
+        assert row.prefill == min(row.attention_ms, key=lambda name: row.attention_ms[name])
+        assert row.weight_bytes == 4 * SHAPE.matrices
+    assert peer_rows(table) == []
+    # Of one run only.
+    assert table.ratio(table.rows[0]) == pytest.approx(rows[1].ttft_seconds / 0.5)
+    assert table.ratio(table.rows[1]) is table.ratio(rows[1]) is None
+
+
+def test_the_peer_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = DensePeer.read
+
+    def read_little(self: DensePeer, ids: Tensor, backend: object) -> Tensor:
+        if len(ids) > 40:
+            raise torch.OutOfMemoryError
+        return read(self, ids, backend)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DensePeer, "read", read_little)
+    short, whole = peer_rows(LongTable(None))
+    assert (short.note, whole.note, whole.ttft_seconds) == ("", "out of memory", None)
+
+
+def test_a_backend_that_is_not_there_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    attend = long_peer.attend
+
+    def only_math(q: Tensor, k: Tensor, v: Tensor, backend: object) -> Tensor:
+        if backend != "math":
+            raise RuntimeError("No available kernel")
+        return attend(q, k, v, "math")
+
+    monkeypatch.setattr(long_peer, "attend", only_math)
+    (row,) = peer_rows(LongTable(None), (32,))
+    assert (list(row.attention_ms), row.prefill) == (["math"], "math")
+    monkeypatch.setattr(long_peer, "attend", lambda *_: only_math(*(torch.zeros(1, 1, 1),) * 3, backend="flash"))
+    with pytest.raises(EngineFailure, match="none of PyTorch's attention backends"):
+        peer_rows(LongTable(None), (32,))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_texts_on_a_gpu() -> None:
+    """As the released sizes are, in seconds: every op by its kernel, every selection, stages, memory, the peer."""
+    device = torch.device("cuda")
+    made = make_network(small_config(), torch.bfloat16, device)
+    table = LongTable(None)
+    with watch() as served:
+        time_texts(made, replace(PLAN, staged=True), table, "a card", "a run", lambda _: None)
+    assert served.fallbacks == {}
+    assert [(row.selection, row.tokens, row.note) for row in table.rows] == [
+        (kind, tokens, "") for kind in ("own", "replayed", "all-new") for tokens in (128, 256)
+    ]
+    for row in table.rows[1::2]:
+        assert row.peak_device_bytes is not None
+        assert row.peak_device_bytes > 100 << 20
+    assert scoring_seconds(released_config(), 1 << 16) > 0
+    time_peer(
+        lambda: DensePeer(replace(SHAPE, head_dim=64), torch.bfloat16, device),
+        (64,), table, "a card", "a run", lambda _: None,
+    )  # fmt: skip
+    assert table.rows[-1].ttft_seconds is not None

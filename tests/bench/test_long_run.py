@@ -1,0 +1,95 @@
+"""A run of `bench long` with small models in the place of the full-size ones, and a card that is not there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from made_sizes import small_config
+
+from salalocal.bench import long_run
+from salalocal.bench.clock import Ceilings
+from salalocal.bench.dense_peer import DensePeer, DenseShape
+from salalocal.bench.long import Plan
+from salalocal.bench.long_rows import LongRow, LongTable
+from salalocal.bench.long_run import time_long
+from salalocal.bench.made_model import make_network
+from salalocal.errors import DoesNotFit, InvalidRequest
+
+CPU = torch.device("cpu")
+CEILINGS = Ceilings("a card", 2e12, 5e10, {"bf16": 7e14})
+SHAPE = DenseShape(layers=2, hidden=48, heads=6, kv_heads=2, head_dim=8, feed_forward=80, vocab=97)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """What was set, measured and made, in order."""
+    found: list[tuple[object, ...]] = []
+    config = small_config()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a card")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
+    monkeypatch.setattr(long_run, "lift_cap", lambda _: found.append(("no cap",)))
+    monkeypatch.setattr(long_run, "measure_ceilings", lambda: CEILINGS)
+    monkeypatch.setattr(long_run, "let_go", lambda _: None)
+    monkeypatch.setattr(long_run, "scoring_seconds", lambda _, tokens: found.append(("scores", tokens)) or 1e-11)
+    monkeypatch.setattr(long_run, "released_config", lambda: config)
+    monkeypatch.setattr(long_run, "cap", lambda _, most, weights, name: found.append(("cap", most, weights > 0, name)))
+
+    def make(*_: object) -> object:
+        found.append(("model",))
+        return make_network(config, torch.float32, CPU)
+
+    def make_peer(*_: object) -> DensePeer:
+        found.append(("peer",))
+        return DensePeer(SHAPE, torch.float32, CPU)
+
+    monkeypatch.setattr(long_run, "make_network", make)
+    monkeypatch.setattr(long_run, "DensePeer", make_peer)
+    return found
+
+
+def run(plan: Plan, peers: tuple[int, ...], table: LongTable) -> list[LongRow]:
+    told: list[LongRow] = []
+    time_long(plan, peers, table, lambda _: None, told.append)
+    return told
+
+
+def test_ours_under_the_cap_then_the_peer_without(calls: list[tuple[object, ...]], tmp_path: Path) -> None:
+    table = LongTable(tmp_path / "rows.json")
+    plan = Plan((128, 256), chunk_tokens=64, gpu_memory=8 << 30, prefill="int8", steps=2)
+    rows = run(plan, (64,), table)
+    assert [(row.model, row.tokens) for row in rows] == [("salalocal", 128), ("salalocal", 256), ("dense peer", 64)]
+    assert calls == [
+        ("scores", 256), ("cap", 8 << 30, True, "the made-up model"), ("model",), ("no cap",), ("peer",)
+    ]  # fmt: skip
+    assert {row.run for row in rows} == set(table.runs)
+    (facts,) = table.runs.values()
+    assert (facts["scoring_seconds_per_square"], facts["device"]) == (1e-11, "a card")
+    # Nothing is missing any more: nothing is measured and nothing made.
+    calls.clear()
+    assert run(plan, (64,), LongTable(tmp_path / "rows.json")) == []
+    assert calls == []
+    run(plan, (32,), LongTable(tmp_path / "rows.json"))
+    assert calls == [("no cap",), ("peer",)]
+
+
+def test_weights_above_the_cap(calls: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise DoesNotFit("too large", needed_bytes=2, available_bytes=1)
+
+    monkeypatch.setattr(long_run, "cap", refuse)
+    with pytest.raises(DoesNotFit):
+        run(Plan((128,), gpu_memory=1 << 30), (), LongTable(None))
+    assert ("model",) not in calls
+
+
+@pytest.mark.usefixtures("calls")
+def test_an_8_bit_format_that_the_card_lacks() -> None:
+    with pytest.raises(InvalidRequest, match="fp8 needs a GPU of compute capability"):
+        run(Plan((128,), prefill="fp8"), (), LongTable(None))
