@@ -18,6 +18,8 @@ from salalocal_kernels.ref.append_token import append_token as _append_token
 from salalocal_kernels.ref.block_scores import block_scores as _block_scores
 from salalocal_kernels.ref.compress_keys import compress_keys as _compress_keys
 from salalocal_kernels.ref.extend_compressed_keys import extend_compressed_keys as _extend_compressed_keys
+from salalocal_kernels.ref.fetch_blocks import HostPages, SlotPool
+from salalocal_kernels.ref.fetch_blocks import fetch_blocks as _fetch_blocks
 from salalocal_kernels.ref.gather_rows import gather_rows as _gather_rows
 from salalocal_kernels.ref.greedy_token import greedy_token as _greedy_token
 from salalocal_kernels.ref.lightning import lightning_slopes
@@ -38,12 +40,15 @@ from salalocal_kernels.ref.select_blocks import select_blocks as _select_blocks
 from salalocal_kernels.ref.silu_mul import silu_mul as _silu_mul
 from salalocal_kernels.ref.silu_mul import silu_mul_codes as _silu_mul_codes
 from salalocal_kernels.ref.token_mass import token_mass as _token_mass
+from salalocal_kernels.ref.write_token import write_token as _write_token
 
 __all__ = [
     "OPS",
+    "HostPages",
     "Op",
     "Planes",
     "Served",
+    "SlotPool",
     "add_rms_norm",
     "advance",
     "append_token",
@@ -51,6 +56,7 @@ __all__ = [
     "compress_keys",
     "dense_attention",
     "extend_compressed_keys",
+    "fetch_blocks",
     "gather_rows",
     "greedy_token",
     "implementations",
@@ -79,6 +85,7 @@ __all__ = [
     "to_planes",
     "token_mass",
     "watch",
+    "write_token",
 ]
 
 # Norms, positions, gates.
@@ -112,6 +119,9 @@ sparse_attention_decode = Op(
 )
 token_mass = Op(_token_mass)
 dense_attention = Op(_attention.dense_attention, gpu="dense_attention")
+# K and V in host memory.
+fetch_blocks = Op(_fetch_blocks, gpu="fetch_blocks", lacks=_coverage.fetch_blocks)
+write_token = Op(_write_token, gpu="write_token", lacks=_coverage.write_token)
 # Sampling.
 greedy_token = Op(_greedy_token, gpu="greedy_token", lacks=_coverage.greedy_token)
 random_uniform = Op(_random_uniform, gpu="random_uniform")
