@@ -155,21 +155,24 @@ def tiers(config: ModelConfig, item_bytes: int, kv_budget: int) -> Tiers:
     return Tiers((kv_budget - 2 * staged * heads * slot_bytes) // (layers * slot_bytes), staged)
 
 
-def kv_budget(config: ModelConfig, sizes: Footprint, available_bytes: int) -> int | None:
-    """What is left for K/V on a card beside weights and a context of a million tokens.
+def kv_budget(
+    config: ModelConfig, sizes: Footprint, available_bytes: int, tokens: int = _LONG_CONTEXT_TOKENS
+) -> int | None:
+    """What is left for K/V on a card beside weights and a long context.
 
     Args:
         config: the model.
         sizes: what it takes.
         available_bytes: for weights and caches.
+        tokens: of the context.
 
     Returns:
         for `tiers`; None where all K/V of such a context fits, or the model reads all of it for every token.
     """
-    if config.sparse is None or sizes.total_bytes(_LONG_CONTEXT_TOKENS) <= available_bytes:
+    if config.sparse is None or sizes.total_bytes(tokens) <= available_bytes:
         return None
     fixed = sizes.weight_bytes + sizes.session_bytes + sizes.workspace_bytes + sizes.streaming_bytes
-    return max(0, available_bytes - fixed - sizes.compressed_bytes(_LONG_CONTEXT_TOKENS))
+    return max(0, available_bytes - fixed - sizes.compressed_bytes(tokens))
 
 
 def chunk_within(config: ModelConfig, item_bytes: int, available_bytes: int) -> int:
