@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from salalocal.config import ModelConfig
+from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.quantization import best_group_size, recipe
 from salalocal.weights.layout import parameter_count, weight_bytes
 
@@ -16,6 +17,13 @@ _SLICE_TOKENS = 8192
 # What CUDA itself takes on a card before the first tensor.
 _CUDA_CONTEXT_BYTES = 1 << 29
 _GPU_CHUNK_TOKENS = 8192
+_LEAST_GPU_CHUNK_TOKENS = 2048
+_AMPLE_KV_BYTES = 512 << 20
+# Of the budget for K/V each of the two buffers takes so much, and no more than a bus fills while a layer computes.
+_STAGED_SHARE = 8
+_MOST_STAGED_BYTES = 256 << 20
+# What a card shared between K/V and compressed keys is to have room for.
+_LONG_CONTEXT_TOKENS = 1 << 20
 # On a CPU about a second of work, so that progress moves and cancel is heard. Larger chunks gain nothing there.
 _CPU_FLOP_PER_SECOND = 1e11
 _CPU_CHUNK_TOKENS = (256, 2048)
@@ -31,6 +39,7 @@ class Footprint:
         session_bytes: linear states of one session, whatever its length.
         workspace_bytes: largest temporaries of one chunk.
         compressed_token_bytes: the compressed keys' part of `token_bytes`.
+        streaming_bytes: what a chunk takes besides `workspace_bytes` where K/V is in host memory.
     """
 
     weight_bytes: int
@@ -38,6 +47,7 @@ class Footprint:
     session_bytes: int
     workspace_bytes: int
     compressed_token_bytes: float = 0.0
+    streaming_bytes: int = 0
 
     def context_bytes(self, tokens: int) -> int:
         """Bytes of one session of `tokens` tokens, weights left out."""
@@ -50,6 +60,17 @@ class Footprint:
     def total_bytes(self, tokens: int) -> int:
         """Bytes of the weights and one session of `tokens` tokens."""
         return self.weight_bytes + self.context_bytes(tokens)
+
+    def longest_tiered(self, device_bytes: int, host_bytes: int) -> int:
+        """Tokens of one session whose K/V is in host memory and whose compressed keys are on the device; 0 if none.
+
+        Args:
+            device_bytes: free beside weights, slots and buffers.
+            host_bytes: free.
+        """
+        left = device_bytes - self.session_bytes - self.workspace_bytes - self.streaming_bytes
+        by_device = max(0, int(left / self.compressed_token_bytes))
+        return min(by_device, max(0, int(host_bytes / (self.token_bytes - self.compressed_token_bytes))))
 
     def longest_context(self, available_bytes: int) -> int:
         """Tokens of one session that fit into `available_bytes` beside the weights already loaded; 0 if none."""
@@ -87,7 +108,83 @@ def footprint(config: ModelConfig, item_bytes: int, chunk_tokens: int, *, unpack
         + (256 << 20)
         + (_DEQUANTIZE_BYTES if keeps_packed else 0),
         compressed_token_bytes=storage * compressed,
+        # Of every layer K and V on their way to the host, and of one what was read so far and of the next piece.
+        streaming_bytes=chunk_tokens
+        * (len(config.sparse_layers) * 2 * channels * item_bytes + 2 * config.hidden_size * max(item_bytes, 4)),
     )
+
+
+@dataclass(frozen=True)
+class Tiers:
+    """How device memory for K/V is shared out where all of it is in host memory.
+
+    Attributes:
+        slots: blocks of one kv head that each layer has on the device.
+        staged_pages: blocks of all kv heads that each of the two buffers holds.
+    """
+
+    slots: int
+    staged_pages: int
+
+
+def tiers(config: ModelConfig, item_bytes: int, kv_budget: int) -> Tiers:
+    """Shares out `kv_budget` bytes.
+
+    Raises:
+        InvalidRequest: the model has no sparse attention: every token reads everything, so all K/V must be there.
+        DoesNotFit: the budget has no room for what one step reads.
+    """
+    sparse, heads, layers = config.sparse, config.num_key_value_heads, len(config.sparse_layers)
+    if sparse is None or not layers:
+        raise InvalidRequest("kv_budget is for models with sparse attention; this one reads all K/V for every token")
+    slot_bytes = 2 * sparse.block_size * config.sparse_head_dim * item_bytes
+    # A dense step reads everything, a sparse one what it selects, and an append what windows reach back to.
+    dense_blocks = -(-sparse.dense_len // sparse.block_size)
+    reach = -(-8 * sparse.kernel_stride // sparse.block_size) + 1
+    slots, staged = heads * max(sparse.selected_blocks, dense_blocks, reach), dense_blocks + 1
+    needed = layers * slots * slot_bytes + 2 * staged * heads * slot_bytes
+    if kv_budget < needed:
+        raise DoesNotFit(
+            f"kv_budget is {kv_budget:,} bytes, and one step of this model reads {needed:,}; give it at least that",
+            needed_bytes=needed,
+            available_bytes=kv_budget,
+        )
+    staged = max(staged, min(_MOST_STAGED_BYTES, kv_budget // _STAGED_SHARE) // (heads * slot_bytes))
+    most_staged = (kv_budget - layers * slots * slot_bytes) // (2 * heads * slot_bytes)
+    staged = min(staged, most_staged)
+    return Tiers((kv_budget - 2 * staged * heads * slot_bytes) // (layers * slot_bytes), staged)
+
+
+def kv_budget(
+    config: ModelConfig, sizes: Footprint, available_bytes: int, tokens: int = _LONG_CONTEXT_TOKENS
+) -> int | None:
+    """What is left for K/V on a card beside weights and a long context.
+
+    Args:
+        config: the model.
+        sizes: what it takes.
+        available_bytes: for weights and caches.
+        tokens: of the context.
+
+    Returns:
+        for `tiers`; None where all K/V of such a context fits, or the model reads all of it for every token.
+    """
+    if config.sparse is None or sizes.total_bytes(tokens) <= available_bytes:
+        return None
+    fixed = sizes.weight_bytes + sizes.session_bytes + sizes.workspace_bytes + sizes.streaming_bytes
+    return max(0, available_bytes - fixed - sizes.compressed_bytes(tokens))
+
+
+def chunk_within(config: ModelConfig, item_bytes: int, available_bytes: int) -> int:
+    """Tokens per prefill chunk on a card with so much for weights and caches: fewer where more would leave K/V hardly
+    any room."""
+    chunk = _GPU_CHUNK_TOKENS
+    while chunk > _LEAST_GPU_CHUNK_TOKENS:
+        budget = kv_budget(config, footprint(config, item_bytes, chunk), available_bytes)
+        if budget is None or budget >= _AMPLE_KV_BYTES:
+            break
+        chunk //= 2
+    return chunk
 
 
 def default_chunk(config: ModelConfig, *, on_gpu: bool) -> int:

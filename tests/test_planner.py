@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salalocal.config import ModelConfig
-from salalocal.planner import Footprint, footprint
+from salalocal.errors import DoesNotFit, InvalidRequest
+from salalocal.planner import Footprint, Tiers, chunk_within, footprint, kv_budget, packed, tiers, usable_gpu_bytes
 
 GOLDEN = Path(__file__).parent / "golden" / "models"
 MIXERS = ["minicpm4"] * 8 + ["lightning-attn"] * 24
@@ -121,3 +122,54 @@ def test_an_engine_refuses_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) ->
 def test_planning_needs_no_torch() -> None:
     code = "import sys, salalocal.planner, salalocal.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_budget_is_shared_out_by_hand() -> None:
+    # A slot is 32 KiB, a page of both heads 64 KiB. An eighth for each buffer, the rest for the slots of 8 layers.
+    assert tiers(released(), 2, 1 << 30) == Tiers(slots=(768 << 20) // (8 << 15), staged_pages=2048)
+    assert tiers(released(), 2, 8 << 30).staged_pages == 4096, "256 MiB at most"
+    # Dense steps read 128 blocks of 2 heads, and a buffer takes 129 pages.
+    least = 8 * 256 * (32 << 10) + 2 * 129 * (64 << 10)
+    assert tiers(released(), 2, least) == Tiers(slots=256, staged_pages=129)
+    with pytest.raises(DoesNotFit) as caught:
+        tiers(released(), 2, least - 1)
+    assert caught.value.needed_bytes == least
+
+
+@given(budget=st.integers(0, 1 << 35), item_bytes=st.sampled_from([2, 4, 8]))
+def test_no_share_exceeds_the_budget_or_is_too_small(budget: int, item_bytes: int) -> None:
+    least = 8 * 256 * 64 * 128 * 2 * item_bytes + 2 * 129 * 2 * 64 * 128 * 2 * item_bytes
+    if budget < least:
+        with pytest.raises(DoesNotFit):
+            tiers(released(), item_bytes, budget)
+        return
+    shares = tiers(released(), item_bytes, budget)
+    slot = 64 * 128 * 2 * item_bytes
+    assert 8 * shares.slots * slot + 4 * shares.staged_pages * slot <= budget
+    assert shares.slots >= 256
+    assert shares.staged_pages >= 129
+
+
+def test_a_model_that_reads_everything_has_no_budget() -> None:
+    with pytest.raises(InvalidRequest, match="sparse attention"):
+        tiers(released(mixer_types=["lightning"] * 32), 2, 1 << 30)
+
+
+def test_a_million_tokens_on_a_card_of_8_gib() -> None:
+    """In int4 beside weights, compressed keys, states and workspace; 24 GB hold all K/V."""
+    config = packed(released(), "int4")
+    assert config is not None
+    usable = usable_gpu_bytes(8 << 30)
+    chunk = chunk_within(config, 2, usable)
+    assert chunk == 2048
+    assert chunk_within(config, 2, 12 << 30) == chunk_within(config, 2, 80 << 30) == 8192
+    sizes = footprint(config, 2, chunk)
+    budget = kv_budget(config, sizes, usable)
+    assert budget is not None
+    assert budget > 512 << 20
+    tiers(config, 2, budget)
+    left = usable - sizes.weight_bytes - budget
+    assert sizes.longest_tiered(left, 10 << 30) >= 1 << 20
+    assert sizes.longest_tiered(left, 5 << 30) < 1 << 20, "the host's memory may be what is short"
+    assert kv_budget(config, sizes, 24 << 30) is None
+    assert kv_budget(released(), footprint(released(), 2, 8192), 8 << 30) == 0, "the weights alone do not fit"

@@ -18,7 +18,10 @@ from salalocal_kernels.ref.append_token import append_token as _append_token
 from salalocal_kernels.ref.block_scores import block_scores as _block_scores
 from salalocal_kernels.ref.compress_keys import compress_keys as _compress_keys
 from salalocal_kernels.ref.extend_compressed_keys import extend_compressed_keys as _extend_compressed_keys
+from salalocal_kernels.ref.fetch_blocks import HostPages, SlotPool
+from salalocal_kernels.ref.fetch_blocks import fetch_blocks as _fetch_blocks
 from salalocal_kernels.ref.gather_rows import gather_rows as _gather_rows
+from salalocal_kernels.ref.greedy_token import greedy_token as _greedy_token
 from salalocal_kernels.ref.lightning import lightning_slopes
 from salalocal_kernels.ref.lightning_step import lightning_step as _lightning_step
 from salalocal_kernels.ref.linear import linear as _linear
@@ -31,18 +34,21 @@ from salalocal_kernels.ref.quantize_tokens import quantize_tokens as _quantize_t
 from salalocal_kernels.ref.random_uniform import random_uniform as _random_uniform
 from salalocal_kernels.ref.rms_norm import rms_norm as _rms_norm
 from salalocal_kernels.ref.rope import rope as _rope
-from salalocal_kernels.ref.rope import rope_table
+from salalocal_kernels.ref.rope import rope_table as _rope_table
 from salalocal_kernels.ref.scaled_linear import scaled_linear as _scaled_linear
 from salalocal_kernels.ref.select_blocks import select_blocks as _select_blocks
 from salalocal_kernels.ref.silu_mul import silu_mul as _silu_mul
 from salalocal_kernels.ref.silu_mul import silu_mul_codes as _silu_mul_codes
 from salalocal_kernels.ref.token_mass import token_mass as _token_mass
+from salalocal_kernels.ref.write_token import write_token as _write_token
 
 __all__ = [
     "OPS",
+    "HostPages",
     "Op",
     "Planes",
     "Served",
+    "SlotPool",
     "add_rms_norm",
     "advance",
     "append_token",
@@ -50,7 +56,9 @@ __all__ = [
     "compress_keys",
     "dense_attention",
     "extend_compressed_keys",
+    "fetch_blocks",
     "gather_rows",
+    "greedy_token",
     "implementations",
     "lightning_decode",
     "lightning_prefill",
@@ -77,12 +85,14 @@ __all__ = [
     "to_planes",
     "token_mass",
     "watch",
+    "write_token",
 ]
 
 # Norms, positions, gates.
 rms_norm = Op(_rms_norm, gpu="rms_norm", lacks=_coverage.floats)
 add_rms_norm = Op(_add_rms_norm, gpu="rms_norm", lacks=_coverage.floats)
 rope = Op(_rope)
+rope_table = Op(_rope_table, gpu="rope_table", lacks=_coverage.rope_table)
 qk_norm_rope = Op(_qk_norm_rope, gpu="qk_norm_rope", lacks=_coverage.floats)
 norm_gate = Op(_norm_gate, gpu="norm_gate", lacks=_coverage.floats)
 silu_mul = Op(_silu_mul, gpu="silu_mul", lacks=_coverage.silu_mul)
@@ -109,7 +119,11 @@ sparse_attention_decode = Op(
 )
 token_mass = Op(_token_mass)
 dense_attention = Op(_attention.dense_attention, gpu="dense_attention")
+# K and V in host memory.
+fetch_blocks = Op(_fetch_blocks, gpu="fetch_blocks", lacks=_coverage.fetch_blocks)
+write_token = Op(_write_token, gpu="write_token", lacks=_coverage.write_token)
 # Sampling.
+greedy_token = Op(_greedy_token, gpu="greedy_token", lacks=_coverage.greedy_token)
 random_uniform = Op(_random_uniform, gpu="random_uniform")
 advance = Op(_advance, gpu="advance")
 # Weights.

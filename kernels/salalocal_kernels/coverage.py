@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from salalocal_kernels.ref.fetch_blocks import HostPages, SlotPool
 from salalocal_kernels.ref.planes import Planes
 
 _FLOATS = (torch.bfloat16, torch.float32, torch.float16)
@@ -20,6 +21,7 @@ _LARGEST_BLOCK = 128
 _MOST_BLOCKS = 1 << 16
 _MOST_PICKS = 1 << 13
 _MOST_MATRICES = 4
+_MOST_FETCHED = 1 << 12
 
 
 def block_scores(
@@ -44,13 +46,13 @@ def select_blocks(scores: Tensor, *_: object) -> str:
 
 
 def sparse_attention(q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, *_: object) -> str:
-    """Of prefill and decode."""
+    """Of prefill and decode, which alone takes a page table per kv head."""
     size, picks = pages.shape[3], blocks.shape[-1]
     if size > _LARGEST_BLOCK or size < 16 or size & (size - 1):
         return f"blocks of {size} tokens"
     if q.ndim == 3 and picks > _MOST_PICKS // 8:
         return f"{picks} blocks for each query"
-    if page_table.stride(0) != 1 or (q.ndim == 3 and blocks.stride(-1) != 1):
+    if page_table.stride(-1) != 1 or (q.ndim == 3 and blocks.stride(-1) != 1):
         return "a page table or block list with gaps"
     return _alike(q, pages) or _head(q)
 
@@ -72,6 +74,28 @@ def append_token(
 ) -> str:
     del page_table, position, kernel_stride
     return _alike(pages, *(x for x in (fine, coarse) if x is not None), key, value)
+
+
+def fetch_blocks(
+    blocks: Tensor, page_table: Tensor, length: int | Tensor, host: HostPages, pool: SlotPool, *_: object
+) -> str:
+    del page_table, length
+    if blocks.numel() > _MOST_FETCHED:
+        return f"{blocks.numel()} blocks at once"
+    return _in_host(host) or ("" if pool.slots[0].nbytes % 16 == 0 else "slots that are no multiple of 16 bytes")
+
+
+def write_token(
+    keys: Tensor,
+    values: Tensor,
+    page_table: Tensor,
+    slot_table: Tensor,
+    position: int | Tensor,
+    host: HostPages,
+    pool: SlotPool,
+) -> str:
+    del page_table, slot_table, position
+    return _in_host(host) or _alike(keys, values, pool.slots)
 
 
 def lightning(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, scale: float, state: Tensor) -> str:
@@ -119,6 +143,15 @@ def packed_silu_mul(x: Tensor, gate: Planes, up: Planes) -> str:
     return "matrices of different groups" if gate.group_size != up.group_size else _kinds(x)
 
 
+def rope_table(positions: Tensor, dim: int, theta: float, dtype: torch.dtype = torch.float32) -> str:
+    del dim, theta
+    return str(dtype) if dtype != torch.float32 else "positions with gaps" if positions.stride(0) != 1 else ""
+
+
+def greedy_token(logits: Tensor) -> str:
+    return _alike(logits)
+
+
 def plane_values(matrix: Planes, dtype: torch.dtype, out: Tensor | None = None) -> str:
     del matrix, out
     return "" if dtype in _FLOATS else str(dtype)
@@ -149,6 +182,10 @@ def floats(x: Tensor, *_: object) -> str:
 
 def _fp8(codes: torch.dtype, device: torch.device) -> str:
     return "fp8 on a card older than sm_89" if codes != torch.int8 and _capability(device) < (8, 9) else ""
+
+
+def _in_host(host: HostPages) -> str:
+    return "" if host.is_readable else "host memory that the GPU cannot read"
 
 
 def _kinds(*tensors: Tensor) -> str:

@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 
+from salalocal import planner
 from salalocal.bench.clock import settle
 from salalocal.bench.long_rows import OUT_OF_MEMORY, LongRow, LongTable, Traffic
 from salalocal.bench.made_selections import MadeSelections
@@ -23,8 +24,10 @@ from salalocal.bench.replay import replaying
 from salalocal.bench.scoring import compile_scoring
 from salalocal.bench.steps import MADE_UP
 from salalocal.cache.session_cache import SessionCache
+from salalocal.cache.tiered_store import TieredStore
 from salalocal.config import ModelConfig
 from salalocal.engine.gpu_memory import peak_bytes
+from salalocal.engine.load import make_tiers
 from salalocal.engine.sampling import Sampler, Sampling
 from salalocal.engine.session import Session
 from salalocal.model.network import Network
@@ -47,6 +50,7 @@ class Plan:
         prefill: as the engine's.
         chunk_tokens: read at once.
         gpu_memory: the cap that was set, in bytes; told in the rows.
+        kv_budget: bytes on the card for K and V, which are in host memory then; None: all of them are on the card.
         staged: read the longest text only and note the others on the way.
         steps: decode steps after each text.
     """
@@ -56,6 +60,7 @@ class Plan:
     prefill: str = "full"
     chunk_tokens: int = 8192
     gpu_memory: int | None = None
+    kv_budget: int | None = None
     staged: bool = False
     steps: int = 64
 
@@ -115,8 +120,9 @@ def _reading(network: Network, rows: list[LongRow], plan: Plan) -> Iterator[Long
     selections = _made(config, rows[-1].selection, device)
     model = network if selections is None else replaying(network, selections)
     length = rows[-1].tokens
-    _warm_up(model, length, plan.chunk_tokens)
-    session = open_session(model, length + _WARM_UP_STEPS + plan.steps, plan.chunk_tokens)
+    tiers = _tiers(network, plan.kv_budget)
+    _warm_up(model, length, plan.chunk_tokens, tiers)
+    session = open_session(model, length + _WARM_UP_STEPS + plan.steps, plan.chunk_tokens, tiers)
     ids = made_ids(config, length)
     stages = {row.tokens: row for row in rows}
     if device.type == "cuda":
@@ -180,9 +186,16 @@ def _made(config: ModelConfig, selection: str, device: torch.device) -> MadeSele
     return MadeSelections(config, *shares, device)
 
 
-def open_session(network: Network, max_tokens: int, chunk_tokens: int) -> Session:
-    """An empty session of up to `max_tokens`."""
-    cache = SessionCache.empty(network.config, network.dtype, network.device)
+def _tiers(network: Network, kv_budget: int | None) -> TieredStore | None:
+    config, dtype = network.config, network.dtype
+    if kv_budget is None:
+        return None
+    return make_tiers(config, dtype, network.device, planner.tiers(config, dtype.itemsize, kv_budget))
+
+
+def open_session(network: Network, max_tokens: int, chunk_tokens: int, tiers: TieredStore | None = None) -> Session:
+    """An empty session of up to `max_tokens`, with K and V on the card or in `tiers`."""
+    cache = SessionCache.empty(network.config, network.dtype, network.device, tiers)
     return Session(network, cache, chunk_tokens, max_tokens, record_selection=False, model=MADE_UP)
 
 
@@ -193,14 +206,14 @@ def made_ids(config: ModelConfig, tokens: int) -> list[int]:
     return ids
 
 
-def _warm_up(network: Network, length: int, chunk_tokens: int) -> None:
+def _warm_up(network: Network, length: int, chunk_tokens: int, tiers: TieredStore | None) -> None:
     """Compiles what a text needs: reads the first tokens of one, and scores blocks as far as it goes."""
     assert network.config.sparse is not None
     tokens = _WARM_UP_CHUNKS * chunk_tokens
     final = max(tokens, network.config.sparse.dense_len)
     if network.device.type == "cuda":
         compile_scoring(network.config, length, chunk_tokens, network.dtype, network.device)
-    session = open_session(network, final, chunk_tokens)
+    session = open_session(network, final, chunk_tokens, tiers)
     session.prefill(made_ids(network.config, tokens), chunk_tokens, final)
     settle(network.device)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 import torch
 
+from salalocal import planner
 from salalocal.bench.clock import Ceilings, measure_ceilings
 from salalocal.bench.dense_peer import DensePeer, DenseShape
 from salalocal.bench.long import Plan, let_go, missing, time_texts
@@ -16,6 +17,8 @@ from salalocal.bench.long_peer import missing_peers, time_peer
 from salalocal.bench.long_rows import LongRow, LongTable
 from salalocal.bench.made_model import make_network, released_config
 from salalocal.bench.scoring import scoring_seconds
+from salalocal.config import ModelConfig
+from salalocal.engine.engine import available_bytes
 from salalocal.engine.gpu_memory import cap, lift_cap
 from salalocal.errors import InvalidRequest
 from salalocal.model.narrow import narrowed, why_not
@@ -55,9 +58,11 @@ def time_long(
     lack = why_not(plan.prefill, device) if plan.prefill != "full" else ""
     if lack:
         raise InvalidRequest(f"prefill in {lack}; use 'full'")
+    plan = under_cap(plan, config, device)
     name = torch.cuda.get_device_name(device)
     ours = missing(plan, table, name)
     if not ours and not missing_peers(peer_lengths, table, name):
+        lift_cap(device)
         return {}
     run = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
     ceilings = measure_ceilings()
@@ -77,10 +82,20 @@ def time_long(
     return dict(served.fallbacks)
 
 
+def under_cap(plan: Plan, config: ModelConfig, device: torch.device) -> Plan:
+    """The plan with the cap set, and with the chunk and the room for K and V that `load` would choose under it."""
+    if plan.gpu_memory is None:
+        return plan
+    item_bytes = torch.bfloat16.itemsize
+    cap(device, plan.gpu_memory, weight_bytes(config, item_bytes), "the made-up model")
+    available = available_bytes(device)
+    chunk = min(plan.chunk_tokens, planner.chunk_within(config, item_bytes, available))
+    budget = planner.kv_budget(config, planner.footprint(config, item_bytes, chunk), available, max(plan.lengths))
+    return replace(plan, chunk_tokens=chunk, kv_budget=budget)
+
+
 def _time_ours(plan: Plan, table: LongTable, name: str, run: str, on_row: Callable[[LongRow], None]) -> None:
     device, config = torch.device("cuda"), released_config()
-    if plan.gpu_memory is not None:
-        cap(device, plan.gpu_memory, weight_bytes(config, torch.bfloat16.itemsize), "the made-up model")
     network = make_network(config, torch.bfloat16, device)
     if plan.prefill != "full":
         network = narrowed(network, plan.prefill)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from salalocal.cache.session_cache import SessionCache
+from salalocal.cache.tiered_store import TieredStore
 from salalocal.config import ModelConfig
 from salalocal.model.network import Network
 from salalocal.quantization import best_group_size, recipe
@@ -110,7 +111,14 @@ def make_network(config: ModelConfig, dtype: torch.dtype, device: torch.device, 
     return build_network(config, MadeSource(config, device, seed), dtype, device)
 
 
-def make_history(config: ModelConfig, tokens: int, room: int, dtype: torch.dtype, device: torch.device) -> SessionCache:
+def make_history(
+    config: ModelConfig,
+    tokens: int,
+    room: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    tiers: TieredStore | None = None,
+) -> SessionCache:
     """A session's memory of `tokens` tokens that nobody read: random K, V and states; compressed keys are true means.
 
     Args:
@@ -119,8 +127,9 @@ def make_history(config: ModelConfig, tokens: int, room: int, dtype: torch.dtype
         room: tokens there is storage for at once, more than `tokens`.
         dtype: of K and V.
         device: where everything is.
+        tiers: where K and V are in host memory.
     """
-    cache = SessionCache.empty(config, dtype, device)
+    cache = SessionCache.empty(config, dtype, device, tiers)
     cache.prepare_step(room, room)
     cache.extend(tokens)
     heads, dim = config.num_key_value_heads, config.sparse_head_dim

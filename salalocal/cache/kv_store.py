@@ -6,6 +6,7 @@ One page number stands for the same block in every layer, so one page table serv
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -87,8 +88,34 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     return torch.from_numpy(memory[begin : begin + nbytes]).view(dtype).view(shape)
 
 
-class KVCache:
-    """One session's K and V.
+class PageStore(Protocol):
+    """Storage behind a pool of pages, wherever it is."""
+
+    pool: PagePool
+    block_size: int
+    device: torch.device
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page in all layers."""
+
+    @property
+    def capacity(self) -> int:
+        """Pages there is storage for."""
+
+    @property
+    def storage(self) -> tuple[Tensor, ...]:
+        """What a recorded step refers to; the same objects for as long as nothing has moved."""
+
+    def reserve(self, pages: int) -> None:
+        """Makes storage for at least `pages` pages."""
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copies one page in every layer."""
+
+
+class PagedCache:
+    """Which pages one session's blocks are in.
 
     `extend` makes room; then every layer writes its tokens; the session moves its length when all have.
 
@@ -97,29 +124,67 @@ class KVCache:
         table: this session's pages; None for a session that holds nothing.
     """
 
-    def __init__(self, store: KVStore, table: PageTable | None = None) -> None:
-        self._store = store
+    def __init__(self, store: PageStore, table: PageTable | None = None) -> None:
+        self._pages = store
         self._table = table or PageTable(store.pool, store.block_size)
         self._index = torch.tensor(self._table.pages, dtype=torch.int64, device=store.device)
 
     def reserve(self, length: int, new_length: int) -> None:
         """Storage for tokens [length, new_length), so that coming calls of `extend` need not grow it."""
-        needed = self._store.pool.size_after(self._table.lacking(length, new_length))
+        needed = self._pages.pool.size_after(self._table.lacking(length, new_length))
         # An eighth more than needed, so that decoding does not grow the storage at every block.
-        if needed > self._store.capacity:
-            self._store.reserve(needed + needed // 8)
+        if needed > self._pages.capacity:
+            self._pages.reserve(needed + needed // 8)
 
     def extend(self, length: int, new_length: int) -> None:
         """Room for tokens [length, new_length). Storage first, table after: a failure leaves tokens as they were."""
         self.reserve(length, new_length)
         if self._table.lacking(length, new_length):
             # Blocks before the one written to keep their pages. Should the rest fail, the next call sees that it lacks.
-            self._index = self._index[: length // self._store.block_size]
-        self._table.extend(length, new_length, self._store.copy_page)
+            self._index = self._index[: length // self.block_size]
+        self._table.extend(length, new_length, self._pages.copy_page)
         known = len(self._index)
         if known != len(self._table.pages):
-            more = torch.tensor(self._table.pages[known:], dtype=torch.int64, device=self._store.device)
+            more = torch.tensor(self._table.pages[known:], dtype=torch.int64, device=self._pages.device)
             self._index = torch.cat([self._index, more])
+
+    @property
+    def page_table(self) -> Tensor:
+        """int64 [N]: the page of each block, the same in every layer; another object once it has changed."""
+        return self._index
+
+    @property
+    def storage(self) -> tuple[Tensor, ...]:
+        """K and V of all layers; the same objects for as long as nothing has moved."""
+        return self._pages.storage
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per page."""
+        return self._pages.block_size
+
+    def truncate(self, length: int) -> None:
+        """Forgets tokens from `length` on."""
+        self._table.truncate(length)
+        self._index = self._index[: len(self._table.pages)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the storage all forks share."""
+        return self._pages.capacity * self._pages.page_bytes
+
+
+class KVCache(PagedCache):
+    """One session's K and V on the device.
+
+    Args:
+        store: shared with every fork.
+        table: as above.
+    """
+
+    def __init__(self, store: KVStore, table: PageTable | None = None) -> None:
+        super().__init__(store, table)
+        self._store = store
 
     def write(self, layer: int, position: int, keys: Tensor, values: Tensor) -> None:
         """Stores keys and values [T, Hkv, D] of tokens from `position` on."""
@@ -153,35 +218,10 @@ class KVCache:
             pages = data[:, :, self._index[start // block : -(-stop // block)]]
         return pages.flatten(2, 3)[:, :, : stop - start]
 
-    @property
-    def page_table(self) -> Tensor:
-        """int64 [N]: the page of each block, the same in every layer; another object once it has changed."""
-        return self._index
-
-    @property
-    def storage(self) -> tuple[Tensor, ...]:
-        """K and V of all layers; the same objects for as long as nothing has moved."""
-        return self._store.storage
-
-    @property
-    def block_size(self) -> int:
-        """Tokens per page."""
-        return self._store.block_size
-
     def pages(self, layer: int) -> Tensor:
         """All pages [P, Hkv, 2, B, D] of the store."""
         return self._store.pages(layer)
 
-    def truncate(self, length: int) -> None:
-        """Forgets tokens from `length` on."""
-        self._table.truncate(length)
-        self._index = self._index[: len(self._table.pages)]
-
     def fork(self) -> KVCache:
         """A cache over the same pages; whoever writes first copies the last block."""
         return KVCache(self._store, self._table.fork())
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the storage all forks share."""
-        return self._store.capacity * self._store.page_bytes

@@ -6,11 +6,14 @@ session's list of pages in token order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import heapq
+from collections.abc import Callable, Iterator
+
+import numpy as np
 
 
 class PagePool:
-    """Hands out page numbers and counts their users."""
+    """Hands out page numbers and counts their users; free ones from the lowest on, so that contexts lie in rows."""
 
     def __init__(self) -> None:
         self._users: list[int] = []
@@ -21,6 +24,11 @@ class PagePool:
         """Pages ever handed out; storage needs this many."""
         return len(self._users)
 
+    @property
+    def free(self) -> int:
+        """Pages handed out before and given back."""
+        return len(self._free)
+
     def size_after(self, pages: int) -> int:
         """What `size` will be once `pages` more are handed out."""
         return len(self._users) + max(0, pages - len(self._free))
@@ -28,7 +36,7 @@ class PagePool:
     def allocate(self) -> int:
         """A page with one user."""
         if self._free:
-            page = self._free.pop()
+            page = heapq.heappop(self._free)
             self._users[page] = 1
             return page
         self._users.append(1)
@@ -44,7 +52,7 @@ class PagePool:
         assert self._users[page] > 0
         self._users[page] -= 1
         if not self._users[page]:
-            self._free.append(page)
+            heapq.heappush(self._free, page)
 
     def is_shared(self, page: int) -> bool:
         """More than one session uses it, so none may write."""
@@ -115,3 +123,25 @@ class PageTable:
     def __del__(self) -> None:
         # Sessions are dropped, not closed; what a dropped one used goes to the others of its pool.
         self.truncate(0)
+
+
+def page_runs(numbers: np.ndarray, wanted: np.ndarray, per_segment: int, gap: int) -> Iterator[tuple[int, int]]:
+    """Cuts what is wanted of a list of pages into runs that lie in a row within a segment of memory.
+
+    Args:
+        numbers: [n] int64, the page of each place.
+        wanted: [w] int64, ascending places.
+        per_segment: pages of a segment; page p is in segment p // per_segment.
+        gap: up to so many places between two wanted ones become part of a run.
+
+    Yields:
+        (start, stop) of places, ascending; the pages of a run are numbers[start], numbers[start] + 1, ...; in a gap
+        they may be others than `numbers` says.
+    """
+    if not len(wanted):
+        return
+    pages, step = numbers[wanted], np.diff(wanted)
+    breaks = (step > gap + 1) | (np.diff(pages) != step) | (np.diff(pages // per_segment) != 0)
+    edges = np.flatnonzero(breaks) + 1
+    for first, last in zip([0, *edges.tolist()], [*edges.tolist(), len(wanted)], strict=True):
+        yield int(wanted[first]), int(wanted[last - 1]) + 1

@@ -69,6 +69,10 @@ def read_session(
     for tokens in manifest.tokens:
         targets = token_tensors(cache, ids[tokens.start : tokens.stop], tokens.start, tokens.stop)
         strips += plan_reading(folder / tokens.name, targets, tokens.checksums)
+        if not cache.gives_views:
+            read_strips(strips)
+            strips.clear()
+            cache.keep_tokens(tokens.start, targets)
     checkpoints = []
     for saved in manifest.states:
         states = tuple(torch.empty_like(state) for state in cache.states)

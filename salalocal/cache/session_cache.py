@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from salalocal.cache.attention_cache import AttentionCache, ResidentAttention, recent_blocks
 from salalocal.cache.compressed_keys import CompressedKeys, fine_and_coarse
 from salalocal.cache.kv_store import KVCache, KVStore
 from salalocal.cache.step_memory import LayerStorage, StepStorage
+from salalocal.cache.tiered_attention import TieredAttention
+from salalocal.cache.tiered_cache import TieredCache
+from salalocal.cache.tiered_store import TieredStore, Traffic
 from salalocal.config import ModelConfig
-from salalocal_kernels import extend_compressed_keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,66 +38,6 @@ class Checkpoint:
         return sum(state.nbytes for state in self.states) + (0 if self.logits is None else self.logits.nbytes)
 
 
-class AttentionCache:
-    """What one attention layer remembers, by its index among the attention layers.
-
-    Args:
-        index: position among attention layers.
-        kv: K/V of all attention layers.
-        compressed: fine and coarse compressed keys; None where the layer is always dense.
-    """
-
-    def __init__(self, index: int, kv: KVCache, compressed: tuple[CompressedKeys, CompressedKeys] | None) -> None:
-        self._index = index
-        self._kv = kv
-        self._compressed = compressed
-
-    def append(self, position: int | Tensor, keys: Tensor, values: Tensor) -> None:
-        """Stores keys and values [T, Hkv, D] of tokens from `position` on and every window they complete."""
-        assert isinstance(position, int)
-        self._kv.write(self._index, position, keys, values)
-        length = position + keys.shape[0]
-        if self._compressed is None or self._compressed[0].count(length) == self._compressed[0].count(position):
-            return
-        # A level whose windows stay the same is not written to, and may stay shared.
-        fine, coarse = (
-            level.room(level.count(length)) if level.count(length) > level.count(position) else level.storage
-            for level in self._compressed
-        )
-        stride = self._compressed[0].stride
-        extend_compressed_keys(self.pages, self.page_table, fine, coarse, position, keys.shape[0], stride)
-
-    def compressed_keys(self, length: int | Tensor) -> tuple[Tensor, Tensor]:
-        """Fine and coarse compressed keys [Hkv, n, D] of the first `length` tokens."""
-        assert self._compressed is not None
-        assert isinstance(length, int)
-        fine, coarse = self._compressed
-        return fine.upto(length), coarse.upto(length)
-
-    def num_blocks(self, length: int | Tensor) -> int:
-        """Blocks that the first `length` tokens take."""
-        return -(-int(length) // self.pages.shape[3])
-
-    def every_block(self, length: int | Tensor) -> Tensor:
-        """int32 [Hkv, N]: all blocks of the first `length` tokens."""
-        blocks = torch.arange(self.num_blocks(length), dtype=torch.int32, device=self.page_table.device)
-        return blocks.expand(self.pages.shape[1], -1)
-
-    def context(self, length: int) -> Tensor:
-        """Pages [N, Hkv, 2, B, D] of the first `length` tokens in order."""
-        return self._kv.context(self._index, length)
-
-    @property
-    def pages(self) -> Tensor:
-        """All pages [P, Hkv, 2, B, D]."""
-        return self._kv.pages(self._index)
-
-    @property
-    def page_table(self) -> Tensor:
-        """int64 [N]: the page of each block."""
-        return self._kv.page_table
-
-
 class SessionCache:
     """All layers' memory of one session, and its length in tokens.
 
@@ -106,7 +50,7 @@ class SessionCache:
 
     def __init__(
         self,
-        kv: KVCache,
+        kv: KVCache | TieredCache,
         compressed: list[tuple[CompressedKeys, CompressedKeys] | None],
         states: list[Tensor],
         length: int,
@@ -119,20 +63,25 @@ class SessionCache:
         self.moves = 0
 
     @staticmethod
-    def empty(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> SessionCache:
-        """A memory of nothing, for K and V in `dtype` on `device`."""
+    def empty(
+        config: ModelConfig, dtype: torch.dtype, device: torch.device, tiers: TieredStore | None = None
+    ) -> SessionCache:
+        """A memory of nothing, for K and V in `dtype` on `device`, or in host memory where `tiers` keep them."""
         kv_heads, dim, layers = config.num_key_value_heads, config.sparse_head_dim, len(config.sparse_layers)
-        store = KVStore(layers, kv_heads, dim, config.block_size, dtype, device)
+        kv = TieredCache(tiers) if tiers else KVCache(KVStore(layers, kv_heads, dim, config.block_size, dtype, device))
         sparse = config.sparse
         compressed = [fine_and_coarse(sparse, kv_heads, dim, dtype, device) if sparse else None for _ in range(layers)]
         wide = torch.promote_types(dtype, torch.float32)
         shape = (config.num_attention_heads, config.head_dim, config.head_dim)
         states = [torch.zeros(shape, dtype=wide, device=device) for _ in config.lightning_layers]
-        return SessionCache(KVCache(store), compressed, states, 0)
+        return SessionCache(kv, compressed, states, 0)
 
     def attention(self, index: int) -> AttentionCache:
         """The memory of attention layer number `index` (counted among attention layers)."""
-        return AttentionCache(index, self._kv, self._compressed[index])
+        kv, compressed = self._kv, self._compressed[index]
+        if isinstance(kv, TieredCache):
+            return TieredAttention(index, kv, compressed)
+        return ResidentAttention(index, kv, compressed)
 
     def reserve(self, tokens: int) -> None:
         """Takes the K/V storage of `tokens` more at once, which spares copying it whenever it grows."""
@@ -160,7 +109,8 @@ class SessionCache:
             stop: at most the length, or the room made.
 
         Returns:
-            [Hkv, 2, T, D] and [Hkv, n, D], last two dimensions in a row; views where pages lie in a row.
+            [Hkv, 2, T, D] and [Hkv, n, D], last two dimensions in a row; views where pages lie in a row. Where they are
+            read into they are views, or have to be given to `keep_tokens`.
         """
         found: dict[str, Tensor] = {}
         for index, levels in enumerate(self._compressed):
@@ -168,6 +118,22 @@ class SessionCache:
             for name, level in zip(("fine", "coarse"), levels or (), strict=False):
                 found[f"{name}.{index}"] = level.upto(stop)[:, level.count(start) :]
         return found
+
+    @property
+    def gives_views(self) -> bool:
+        """Whether what is written to `tokens` of a memory of nothing is there at once."""
+        return not isinstance(self._kv, TieredCache)
+
+    def keep_tokens(self, start: int, tokens: Mapping[str, Tensor]) -> None:
+        """Stores what was read into what `tokens` gave for the tokens from `start` on."""
+        if isinstance(self._kv, TieredCache):
+            for index in range(len(self._compressed)):
+                self._kv.keep_span(index, start, tokens[f"kv.{index}"])
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """Blocks that steps of any session of the engine asked for; None where all K/V is on the device."""
+        return self._kv.store.traffic if isinstance(self._kv, TieredCache) else None
 
     @property
     def block_size(self) -> int:
@@ -179,7 +145,8 @@ class SessionCache:
 
         It also moves where a fork made room for itself, or shares what this session is going to write.
         """
-        self._kv.reserve(self.length, max(min(capacity, max_tokens), self.length + 1))
+        if not isinstance(self._kv, TieredCache):
+            self._kv.reserve(self.length, max(min(capacity, max_tokens), self.length + 1))
         self._kv.extend(self.length, self.length + 1)
         for levels in self._compressed:
             for level in levels or ():
@@ -203,21 +170,25 @@ class SessionCache:
         """
         blocks = -(-capacity // self._kv.block_size)
         device = self._kv.page_table.device
-        layers = [
-            LayerStorage(
-                pages=self._kv.pages(index),
-                compressed=levels and (levels[0].upto(capacity), levels[1].upto(capacity)),
-                kernel_stride=levels[0].stride if levels else 0,
-            )
-            for index, levels in enumerate(self._compressed)
-        ]
+        layers = []
+        for index, levels in enumerate(self._compressed):
+            keys = levels and (levels[0].upto(capacity), levels[1].upto(capacity))
+            stride = levels[0].stride if levels else 0
+            if isinstance(self._kv, TieredCache):
+                tier = self._kv.store.layer(index)
+                layers.append(LayerStorage(tier.pages, keys, stride, tier))
+            else:
+                layers.append(LayerStorage(self._kv.pages(index), keys, stride))
+        kv_heads = layers[0].pages.shape[1] if layers else 1
         numbers = torch.arange(blocks, dtype=torch.int32, device=device)
         return StepStorage(
             page_table=torch.zeros(blocks, dtype=torch.int64, device=device),
-            blocks=numbers.expand(layers[0].pages.shape[1] if layers else 1, blocks),
+            blocks=numbers.expand(kv_heads, blocks),
             states=states,
             new_states=new_states,
             layers=tuple(layers),
+            recent=recent_blocks(self._compressed[0] if self._compressed else None, self._kv.block_size),
+            slot_table=torch.zeros(kv_heads, blocks, dtype=torch.int64, device=device),
         )
 
     @property

@@ -14,9 +14,10 @@ import torch
 from salalocal.cache.manifest import ModelIdentity, read_manifest
 from salalocal.cache.saved_session import check_model
 from salalocal.cache.session_cache import SessionCache
+from salalocal.cache.tiered_store import TieredStore
 from salalocal.config import ModelConfig
 from salalocal.documents import Document
-from salalocal.engine.closer_look import Source
+from salalocal.engine.closer_look import TIMES_AS_LONG, Source
 from salalocal.engine.events import Done, Evidence, Token
 from salalocal.engine.generate import generate, read_prompt
 from salalocal.engine.gpu_memory import allowed_bytes
@@ -46,6 +47,7 @@ class Engine:
         name: the model's, for messages.
         fingerprint: of its files; a session saved by one model is not restored by another.
         closer_look_tokens: how much of long documents `chat` reads again before it answers; 0: nothing.
+        tiers: where K/V is in host memory; None for K/V on the device.
     """
 
     def __init__(
@@ -57,11 +59,13 @@ class Engine:
         name: str,
         fingerprint: str,
         closer_look_tokens: int = 0,
+        tiers: TieredStore | None = None,
     ) -> None:
         self._network = network
         self._tokenizer = tokenizer
         self._sizes = sizes
         self._default_chunk = default_chunk
+        self._tiers = tiers
         self.name = name
         self._identity = ModelIdentity(name, fingerprint, str(network.dtype).removeprefix("torch."))
         self.closer_look_tokens = closer_look_tokens
@@ -115,7 +119,12 @@ class Engine:
 
     def max_context_tokens(self) -> int:
         """The longest session that fits now: by free memory, and by the trained length of RoPE attention."""
-        longest = self._sizes.longest_context(available_bytes(self.device))
+        free = available_bytes(self.device)
+        if self._tiers is None:
+            longest = self._sizes.longest_context(free)
+        else:
+            unused = self._tiers.free_pages * self._tiers.page_bytes
+            longest = self._sizes.longest_tiered(free, available_bytes(torch.device("cpu")) + unused)
         trained = self.config.rope_positions
         return longest if trained is None else min(longest, trained)
 
@@ -147,7 +156,7 @@ class Engine:
                 needed_bytes=needed,
                 available_bytes=available,
             )
-        cache = SessionCache.empty(self.config, self.dtype, self.device)
+        cache = SessionCache.empty(self.config, self.dtype, self.device, self._tiers)
         session = Session(self._network, cache, self._default_chunk, longest, record_selection, self._identity)
         if save_to is not None:
             session.save_behind(save_to)
@@ -256,8 +265,11 @@ class Engine:
             raise Cancelled(session.length) from error
 
     def _takes_closer_look(self, prompt: Prompt) -> bool:
+        """Where the model asks for it, of texts that are read sparsely and are many times as long as what it takes."""
         sparse = self.config.sparse
-        return bool(self.closer_look_tokens) and sparse is not None and len(prompt.ids) >= sparse.dense_len
+        if not self.closer_look_tokens or sparse is None:
+            return False
+        return len(prompt.ids) >= max(sparse.dense_len, TIMES_AS_LONG * self.closer_look_tokens)
 
     def _look_closer(
         self, whole: Source, messages: Sequence[Message], cancel: threading.Event | None

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from salalocal import planner
+from salalocal.cache.tiered_store import TieredStore
 from salalocal.config import ModelConfig
 from salalocal.engine.closer_look import closer_look_tokens
 from salalocal.engine.engine import Engine, available_bytes
@@ -30,6 +31,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     prefill: str = "full",
+    kv_budget: int | None = None,
     gpu_memory: int | None = None,
 ) -> Engine:
     """Loads a model: a folder with config.json and safetensors, a .gguf file, or the name of one on this machine.
@@ -45,14 +47,18 @@ def load(
         prefill: how long chunks multiply packed matrices: "full", in `dtype`; "int8" or "fp8", rounded to 8 bits on
             both sides: less exact, for GPUs whose matrix units are faster in them (docs/performance.md). What decides
             which blocks are read, the head, chunks below 256 tokens and every token of an answer stay full.
+        kv_budget: bytes on the device for K and V. They are then in host memory, and the device holds what was read of
+            them last; a context may be as long as host memory and the compressed keys, which stay on the device, allow.
+            None: all K and V are on the device, unless those of a million tokens do not fit under `gpu_memory`.
         gpu_memory: bytes of the GPU that the process may hold in all, CUDA's own part included; None: all that is
             free. It holds for everything that PyTorch does in this process from now on.
 
     Raises:
         ModelNotFound, BadConfig, BadCheckpoint, BadTokenizer, UnsupportedFormat: the model cannot be used as it is.
-        DoesNotFit: the weights exceed the free memory or `gpu_memory`; nothing was allocated.
-        InvalidRequest: device, dtype or prefill is not known or not there, prefill is in 8 bits and nothing packed, or
-            `gpu_memory` is given for a processor.
+        DoesNotFit: weights and kv_budget exceed the free memory or `gpu_memory`, or kv_budget has no room for one step;
+            nothing was allocated.
+        InvalidRequest: device, dtype or prefill is not known or not there, prefill is in 8 bits and nothing packed,
+            kv_budget is given for a model without sparse attention, or `gpu_memory` for a processor.
     """
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
@@ -73,13 +79,33 @@ def load(
         sizes, unpack = footprint(config, kind.itemsize, chunk), False
     if gpu_memory is not None:
         cap_memory(where, gpu_memory, sizes.weight_bytes, path.name)
-    _check_fits(path, sizes, where)
+        if kv_budget is None:
+            chunk = planner.chunk_within(config, kind.itemsize, available_bytes(where))
+            sizes = footprint(config, kind.itemsize, chunk)
+            kv_budget = planner.kv_budget(config, sizes, available_bytes(where))
+    shares = None if kv_budget is None else planner.tiers(config, kind.itemsize, kv_budget)
+    _check_fits(path, sizes, where, kv_budget)
     network = build_network(config, source, kind, where, unpack=unpack)
     if prefill != "full":
         network = narrowed(network, prefill)
     name = path.stem if path.is_file() else path.name
     look = 0 if path.is_file() else closer_look_tokens(path)
-    return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files), look)
+    tiers = None if shares is None else make_tiers(config, kind, where, shares)
+    return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files), look, tiers)
+
+
+def make_tiers(config: ModelConfig, dtype: torch.dtype, device: torch.device, shares: planner.Tiers) -> TieredStore:
+    """Slots and buffers on the device, and host memory to come."""
+    return TieredStore(
+        len(config.sparse_layers),
+        config.num_key_value_heads,
+        config.sparse_head_dim,
+        config.block_size,
+        dtype,
+        device,
+        shares.slots,
+        shares.staged_pages,
+    )
 
 
 def resolve_device(device: str) -> torch.device:
@@ -138,9 +164,9 @@ def _choose_packing(
     return choose_packing(config, dtype.itemsize, chunk_tokens, available_bytes(device), on_gpu=device.type == "cuda")
 
 
-def _check_fits(path: Path, sizes: Footprint, device: torch.device) -> None:
+def _check_fits(path: Path, sizes: Footprint, device: torch.device, kv_budget: int | None) -> None:
     available = available_bytes(device)
-    needed = sizes.total_bytes(0)
+    needed = sizes.total_bytes(0) + (0 if kv_budget is None else kv_budget + sizes.streaming_bytes)
     if needed > available:
         raise DoesNotFit(
             f"{path.name}: needs {needed / 2**30:.1f} GiB of {device.type} memory and {available / 2**30:.1f} GiB are "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from salalocal.errors import EngineFailure, InvalidRequest
-from salalocal_kernels import random_uniform
+from salalocal_kernels import greedy_token, random_uniform
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,12 @@ class Choice:
             int64 [1], the token; -1 where NaN or +Inf is among the logits, or nothing but -Inf.
         """
         if self.temperature == 0:
-            token = logits.argmax(keepdim=True)
-        else:
-            weights, ids = self._candidates(logits.double())
-            sums = weights.cumsum(-1)
-            # The first token whose sum passes the target; one of weight 0 passes nothing.
-            place = torch.searchsorted(sums, random_uniform(seed, count) * sums[-1:], right=True)
-            token = ids[place.clamp(max=len(ids) - 1)]
+            return greedy_token(logits)
+        weights, ids = self._candidates(logits.double())
+        sums = weights.cumsum(-1)
+        # The first token whose sum passes the target; one of weight 0 passes nothing.
+        place = torch.searchsorted(sums, random_uniform(seed, count) * sums[-1:], right=True)
+        token = ids[place.clamp(max=len(ids) - 1)]
         return torch.where(logits.max().isfinite(), token, -1)
 
     def _candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:

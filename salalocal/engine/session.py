@@ -14,6 +14,7 @@ from torch import Tensor
 from salalocal.cache.manifest import Manifest, ModelIdentity
 from salalocal.cache.saved_session import read_session
 from salalocal.cache.session_cache import Checkpoint, SessionCache
+from salalocal.cache.tiered_store import Traffic
 from salalocal.engine.decode_graph import CannotRecord, DecodeGraph, StepKind, StepResult
 from salalocal.engine.progress import Progress, RateMeter
 from salalocal.engine.readings import Readings
@@ -417,6 +418,12 @@ class Session:
         if layer not in layers:
             raise InvalidRequest(f"layer {layer} has no linear state; lightning layers are {layers}")
         return self._cache.states[layers.index(layer)].clone()
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """Blocks that tokens read one at a time found on the device, and those fetched from host memory, since the
+        engine was loaded and in all of its sessions; waits for the device. None where all K/V is on the device."""
+        return self._cache.traffic
 
     def _is_sparse(self, final_length: int) -> bool:
         sparse = self._network.config.sparse

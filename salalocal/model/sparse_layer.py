@@ -9,6 +9,7 @@ from torch import Tensor
 
 from salalocal.cache.attention_memory import AttentionMemory
 from salalocal.config import ModelConfig
+from salalocal.model.pieces import attend_in_pieces
 from salalocal.model.span import Span
 from salalocal_kernels import (
     block_scores,
@@ -17,7 +18,6 @@ from salalocal_kernels import (
     qk_norm_rope,
     select_blocks,
     sparse_attention_decode,
-    sparse_attention_prefill,
     token_mass,
 )
 from salalocal_quant import Projections, Weight
@@ -72,32 +72,33 @@ class SparseLayer:
             q, k = qk_norm_rope(q, k, None, None, eps, span.attention_rope)
         memory.append(span.first_position, k, v)
         scale = dim**-0.5
-        if span.is_sparse:
-            out, blocks = self._sparse(q, memory, span, scale)
-        else:
-            out, blocks = self._dense(q, memory, span, scale), None
+        blocks = self._select_all(q, memory, span, scale) if span.is_sparse else None
+        # A dense token at a position that only the device knows looks at all blocks there may be.
+        is_step = span.tokens == 1 and (span.is_sparse or isinstance(span.first_position, Tensor))
         read = BlocksRead(blocks)
-        if span.is_watched:
+        if is_step or span.is_watched:
             last = memory.every_block(span.length) if blocks is None else blocks[:, -1]
-            read = BlocksRead(
-                blocks, last, token_mass(q[-1], memory.pages, memory.page_table, last, span.length, scale)
-            )
+            pages, table = memory.fetched(last, span.length)
+            if span.is_watched:
+                read = BlocksRead(blocks, last, token_mass(q[-1], pages, table, last, span.length, scale))
+        if is_step:
+            out = sparse_attention_decode(q[0], pages, table, last, span.length, scale)[None]
+        elif blocks is None:
+            assert isinstance(span.first_position, int)
+            assert isinstance(span.length, int)
+            out = dense_attention(q, memory.context(span.length), span.first_position, scale)
+        else:
+            assert isinstance(span.first_position, int)
+            tile = tile_tokens(memory.num_blocks(span.length))
+            out = attend_in_pieces(q, blocks, memory.pieces(blocks), span.first_position, scale, tile)
         out = norm_gate(out.reshape(span.tokens, -1), None, gates[0] if gates else None, eps)
         return self.o_proj(out), read
 
-    def _dense(self, q: Tensor, memory: AttentionMemory, span: Span, scale: float) -> Tensor:
-        if isinstance(span.first_position, int):
-            assert isinstance(span.length, int)
-            return dense_attention(q, memory.context(span.length), span.first_position, scale)
-        # How many blocks there are is known on the device only: all there may be are looked at.
-        everything = memory.every_block(span.length)
-        return sparse_attention_decode(q[0], memory.pages, memory.page_table, everything, span.length, scale)[None]
-
-    def _sparse(self, q: Tensor, memory: AttentionMemory, span: Span, scale: float) -> tuple[Tensor, Tensor]:
-        """Scores, selects and attends in tiles of queries; the keys after a tile are in its future."""
+    def _select_all(self, q: Tensor, memory: AttentionMemory, span: Span, scale: float) -> Tensor:
+        """Scores and selects in tiles of queries: [Hkv, T, K]; the keys after a tile are in its future."""
         sparse = self.config.sparse
         assert sparse is not None
-        outs, selections = [], []
+        selections = []
         tile = tile_tokens(memory.num_blocks(span.length))
         for start in range(0, span.tokens, tile):
             rows = q[start : start + tile]
@@ -107,17 +108,8 @@ class SparseLayer:
             fine, coarse = memory.compressed_keys(length)
             num_blocks = memory.num_blocks(length)
             scores = block_scores(rows, fine, coarse, first, scale, sparse.kernel_stride, sparse.block_size, num_blocks)
-            blocks = self.select(scores, first)
-            pages, table = memory.pages, memory.page_table
-            if rows.shape[0] == 1:
-                out = sparse_attention_decode(rows[0], pages, table, blocks[:, 0], length, scale)[None]
-            else:
-                out = sparse_attention_prefill(rows, pages, table, blocks, first, scale)
-            outs.append(out)
-            selections.append(blocks)
-        if len(outs) == 1:
-            return outs[0], selections[0]
-        return torch.cat(outs), torch.cat(selections, dim=1)
+            selections.append(self.select(scores, first))
+        return selections[0] if len(selections) == 1 else torch.cat(selections, dim=1)
 
     def select(self, scores: Tensor, first_position: int | Tensor) -> Tensor:
         """The blocks that queries from `first_position` on read: scores [Hkv, T, N] -> int32 [Hkv, T, K]."""

@@ -318,3 +318,18 @@ def test_texts_on_a_gpu() -> None:
         (64,), table, "a card", "a run", lambda _: None,
     )  # fmt: skip
     assert table.rows[-1].ttft_seconds is not None
+
+
+def test_k_and_v_in_host_memory_are_counted(network: Network) -> None:
+    found = {}
+    for kv_budget in (None, 300_000):
+        table = LongTable(None)
+        plan = Plan((512,), chunk_tokens=64, steps=3, kv_budget=kv_budget)
+        time_texts(network, plan, table, "a card", "run", lambda _: None)
+        (found[kv_budget],) = table.rows
+    assert found[None].decode_traffic is found[None].prefill_traffic is None
+    traffic = found[300_000].decode_traffic
+    assert traffic is not None
+    assert traffic.hits > 0
+    assert found[300_000].prefill_traffic is not None
+    assert found[300_000].prefill_traffic.nbytes > 0

@@ -37,6 +37,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     monkeypatch.setattr(long_run, "lift_cap", lambda _: found.append(("no cap",)))
     monkeypatch.setattr(long_run, "measure_ceilings", lambda: CEILINGS)
     monkeypatch.setattr(long_run, "let_go", lambda _: None)
+    monkeypatch.setattr(long_run, "available_bytes", lambda _: 8 << 30)
     monkeypatch.setattr(long_run, "scoring_seconds", lambda _, tokens: found.append(("scores", tokens)) or 1e-11)
     monkeypatch.setattr(long_run, "released_config", lambda: config)
     monkeypatch.setattr(long_run, "cap", lambda _, most, weights, name: found.append(("cap", most, weights > 0, name)))
@@ -65,18 +66,18 @@ def test_ours_under_the_cap_then_the_peer_without(calls: list[tuple[object, ...]
     plan = Plan((128, 256), chunk_tokens=64, gpu_memory=8 << 30, prefill="int8", steps=2)
     rows = run(plan, (64,), table)
     assert [(row.model, row.tokens) for row in rows] == [("salalocal", 128), ("salalocal", 256), ("dense peer", 64)]
-    assert calls == [
-        ("scores", 256), ("cap", 8 << 30, True, "the made-up model"), ("model",), ("no cap",), ("peer",)
-    ]  # fmt: skip
+    cap = ("cap", 8 << 30, True, "the made-up model")
+    assert calls == [cap, ("scores", 256), ("model",), ("no cap",), ("peer",)]
     assert {row.run for row in rows} == set(table.runs)
     (facts,) = table.runs.values()
     assert (facts["scoring_seconds_per_square"], facts["device"]) == (1e-11, "a card")
     # Nothing is missing any more: nothing is measured and nothing made.
     calls.clear()
     assert run(plan, (64,), LongTable(tmp_path / "rows.json")) == []
-    assert calls == []
+    assert calls == [cap, ("no cap",)]
+    calls.clear()
     run(plan, (32,), LongTable(tmp_path / "rows.json"))
-    assert calls == [("no cap",), ("peer",)]
+    assert calls == [cap, ("no cap",), ("peer",)]
 
 
 def test_weights_above_the_cap(calls: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch) -> None:

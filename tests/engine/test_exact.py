@@ -145,11 +145,11 @@ def test_a_reading_does_not_go_on_in_a_rewound_session(make_engine: MakeEngine) 
 # Ops of the network in which a chunk of the "sls" model can die, by the module that calls them.
 PLACES = [
     ("salalocal.model.sparse_layer", "block_scores", 2),
-    ("salalocal.model.sparse_layer", "sparse_attention_prefill", 1),
-    ("salalocal.model.sparse_layer", "sparse_attention_prefill", 2),
+    ("salalocal.model.pieces", "sparse_attention_prefill", 1),
+    ("salalocal.model.pieces", "sparse_attention_prefill", 2),
     ("salalocal.model.lightning_layer", "lightning_prefill", 1),
-    ("salalocal.cache.session_cache", "extend_compressed_keys", 1),
-    ("salalocal.cache.session_cache", "extend_compressed_keys", 2),
+    ("salalocal.cache.attention_cache", "extend_compressed_keys", 1),
+    ("salalocal.cache.attention_cache", "extend_compressed_keys", 2),
     ("salalocal.model.network", "rms_norm", 1),
     ("salalocal.model.network", "add_rms_norm", 5),
     ("salalocal.model.network", "add_rms_norm", 6),  # before the head: every layer has been read

@@ -8,7 +8,7 @@ import torch
 from numbers_of import as_array, assert_close, dtypes, random, strided
 from torch import Tensor
 
-from salalocal_kernels import dense_attention, sparse_attention_decode
+from salalocal_kernels import dense_attention, sparse_attention_decode, token_mass
 from salalocal_kernels.cpu import sparse_attention as cpu_module
 from salalocal_kernels.ref import attention as module
 from salalocal_kernels.ref.attention import sparse_attention_prefill
@@ -117,6 +117,36 @@ def test_sparse_prefill(
     expected = naive(*map(as_array, (q, context.keys, context.values)), first, 0.35, allowed)
     out = IMPLEMENTATIONS[name](strided(q), context.pages, context.table, blocks, first, 0.35)
     assert_close(out, expected, "out", dtype)
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_what_is_read_of_some_blocks_adds_up(name: str, dtype: torch.dtype) -> None:
+    context = Context(70, 2, 8, dtype)
+    q = random(12, 6, 8, dtype=dtype, seed=1)
+    blocks = selection(58, 12, 8, 2, 4, seed=5)
+    whole = sparse_attention_prefill(q.double(), context.pages.double(), context.table, blocks, 58, 0.35)
+    lses, outs = [], []
+    for low, high in ((0, 3), (3, 8), (8, 9), (20, 30)):
+        lses.append(torch.empty(12, 6, dtype=torch.float64))
+        some = torch.where((blocks >= low) & (blocks < high), blocks, -1)
+        outs.append(IMPLEMENTATIONS[name](q, context.pages, context.table, some, 58, 0.35, lses[-1]))
+        assert outs[-1].dtype == torch.float64
+    assert lses[-1].isneginf().all()
+    assert not outs[-1].any()
+    shares = torch.stack(lses).softmax(0)
+    torch.testing.assert_close((shares[..., None] * torch.stack(outs)).sum(0), whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("length", [1, 33, 80])
+def test_decode_with_a_page_table_per_kv_head(length: int) -> None:
+    context = Context(length, 2, 16, torch.float32)
+    q, blocks = random(6, 8, dtype=torch.float32, seed=1), selection(length - 1, 1, 16, 2, 3, seed=length)[:, 0]
+    slots = torch.cat([context.pages[:, 0], context.pages[:, 1]])[:, None].expand(-1, 2, -1, -1, -1)
+    table = torch.stack([context.table, context.table + len(context.pages)])
+    for op in (sparse_attention_decode, token_mass):
+        expected = op(q, context.pages, context.table, blocks, length, 0.35)
+        assert torch.equal(op(q, slots, table, blocks, length, 0.35), expected)
 
 
 @dtypes

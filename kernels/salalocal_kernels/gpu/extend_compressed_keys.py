@@ -19,7 +19,7 @@ ROWS_AT_ONCE = 32
 @triton.jit
 def write_mean(
     pages_ptr, table_ptr, out_ptr, window, complete, kv_head, newest, newest_at,
-    stride_pp, stride_ph, stride_pb, stride_oh, stride_on,
+    stride_pp, stride_ph, stride_pb, stride_th, stride_oh, stride_on,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
     ROWS: tl.constexpr, WIDE: tl.constexpr, HAS_NEWEST: tl.constexpr,
 ):  # fmt: skip
@@ -34,7 +34,7 @@ def write_mean(
             is_inside = rows < KERNEL
             if HAS_NEWEST:
                 is_inside = is_inside & (token != newest_at)
-            page = tl.load(table_ptr + token // BLOCK, mask=is_inside, other=0).to(tl.int64)
+            page = tl.load(table_ptr + kv_head * stride_th + token // BLOCK, mask=is_inside, other=0).to(tl.int64)
             places = pages_ptr + page * stride_pp + kv_head * stride_ph + (token % BLOCK) * stride_pb
             keys = tl.load(places[:, None] + dims[None, :], mask=is_inside[:, None] & (dims < DIM)[None, :], other=0.0)
             if HAS_NEWEST:
@@ -48,7 +48,7 @@ def write_mean(
 def _extend_compressed_keys_kernel(
     pages_ptr, table_ptr, fine_ptr, coarse_ptr,
     tokens, position, fine_programs,
-    stride_pp, stride_ph, stride_pb, stride_fh, stride_fn, stride_ch, stride_cn,
+    stride_pp, stride_ph, stride_pb, stride_th, stride_fh, stride_fn, stride_ch, stride_cn,
     POSITION_IN_MEMORY: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr,
     DIM_PADDED: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -61,7 +61,7 @@ def _extend_compressed_keys_kernel(
             pages_ptr, table_ptr, fine_ptr,
             tl.maximum(first // STRIDE - 1, 0) + program, (first + tokens) // STRIDE - 1, kv_head,
             None, 0,
-            stride_pp, stride_ph, stride_pb, stride_fh, stride_fn,
+            stride_pp, stride_ph, stride_pb, stride_th, stride_fh, stride_fn,
             2 * STRIDE, STRIDE, BLOCK, DIM, DIM_PADDED, ROWS, WIDE, False,
         )  # fmt: skip
     else:
@@ -69,7 +69,7 @@ def _extend_compressed_keys_kernel(
             pages_ptr, table_ptr, coarse_ptr,
             tl.maximum(first // (4 * STRIDE) - 1, 0) + program - fine_programs, (first + tokens) // (4 * STRIDE) - 1,
             kv_head, None, 0,
-            stride_pp, stride_ph, stride_pb, stride_ch, stride_cn,
+            stride_pp, stride_ph, stride_pb, stride_th, stride_ch, stride_cn,
             8 * STRIDE, 4 * STRIDE, BLOCK, DIM, DIM_PADDED, ROWS, WIDE, False,
         )  # fmt: skip
 
@@ -97,7 +97,7 @@ def extend_compressed_keys(
     _extend_compressed_keys_kernel[(fine_programs + coarse_programs, kv_heads)](
         pages, page_table, fine, coarse,
         tokens, first_position, fine_programs,
-        pages.stride(0), pages.stride(1), pages.stride(3),
+        pages.stride(0), pages.stride(1), pages.stride(3), page_table.stride(0) if page_table.ndim > 1 else 0,
         fine.stride(0), fine.stride(1), coarse.stride(0), coarse.stride(1),
         POSITION_IN_MEMORY=isinstance(first_position, Tensor), STRIDE=kernel_stride, BLOCK=block_size, DIM=dim,
         DIM_PADDED=triton.next_power_of_2(dim), ROWS=min(ROWS_AT_ONCE, triton.next_power_of_2(2 * kernel_stride)),

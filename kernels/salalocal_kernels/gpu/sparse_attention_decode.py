@@ -29,7 +29,7 @@ _SPLITS_AT_ONCE = 32
 def _attend_split_kernel(
     q_ptr, pages_ptr, table_ptr, blocks_ptr, part_ptr, lse_ptr,
     length, scale_log2, slots,
-    stride_qh, stride_pp, stride_ph, stride_pv, stride_pb, stride_bh, stride_bk, stride_ah, stride_as,
+    stride_qh, stride_pp, stride_ph, stride_pv, stride_pb, stride_th, stride_bh, stride_bk, stride_ah, stride_as,
     LENGTH_IN_MEMORY: tl.constexpr, PICKS: tl.constexpr, PER_SPLIT: tl.constexpr, GROUP: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
@@ -48,7 +48,7 @@ def _attend_split_kernel(
     position = block.to(tl.int64) * BLOCK + tokens % BLOCK
     # Behind the last token a page may hold anything, also NaN.
     visible = (block >= 0) & (position < end)
-    page = tl.load(table_ptr + block, mask=visible, other=0).to(tl.int64)
+    page = tl.load(table_ptr + kv_head * stride_th + block, mask=visible, other=0).to(tl.int64)
     places = pages_ptr + page * stride_pp + kv_head * stride_ph + (tokens % BLOCK) * stride_pb
     keys = tl.load(places[:, None] + dims[None, :], mask=visible[:, None], other=0.0)
     values = tl.load(places[:, None] + stride_pv + dims[None, :], mask=visible[:, None], other=0.0)
@@ -148,7 +148,7 @@ def sparse_attention_decode(
     kv_heads, picks = blocks.shape
     block_size = pages.shape[3]
     group = heads // kv_heads
-    assert q.stride(-1) == pages.stride(-1) == page_table.stride(0) == 1
+    assert q.stride(-1) == pages.stride(-1) == page_table.stride(-1) == 1
     assert q.dtype == pages.dtype
     wide = torch.promote_types(q.dtype, torch.float32)
     triton_wide = tl.float64 if q.dtype == torch.float64 else tl.float32
@@ -164,6 +164,7 @@ def sparse_attention_decode(
         q, pages, page_table, blocks, part, lse,
         length, scale * math.log2(math.e), slots,
         q.stride(0), pages.stride(0), pages.stride(1), pages.stride(2), pages.stride(3),
+        page_table.stride(0) if page_table.ndim > 1 else 0,
         blocks.stride(0), blocks.stride(1), part.stride(0), part.stride(1),
         LENGTH_IN_MEMORY=isinstance(length, Tensor), PICKS=picks, PER_SPLIT=per_split, GROUP=group, ROWS=rows,
         BLOCK=block_size, DIM=dim, WIDE=triton_wide,

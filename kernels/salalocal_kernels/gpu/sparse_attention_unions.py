@@ -36,11 +36,12 @@ def tiling(chip: int, group_padded: int, element_bytes: int) -> tuple[int, int, 
 
 @triton.jit
 def _sparse_attention_kernel(
-    q_ptr, pages_ptr, entries_ptr, counts_ptr, out_ptr,
+    q_ptr, pages_ptr, entries_ptr, counts_ptr, out_ptr, lse_ptr,
     tokens, tiles, position, scale_log2,
     stride_qt, stride_qh, stride_pp, stride_ph, stride_pv, stride_pb, stride_eh, stride_et, stride_ot, stride_oh,
-    POSITION_IN_MEMORY: tl.constexpr, QUERIES: tl.constexpr, GROUP: tl.constexpr, GROUP_PADDED: tl.constexpr,
-    BLOCK: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, FIXED_STEPS: tl.constexpr,
+    stride_lt,
+    HAS_LSE: tl.constexpr, POSITION_IN_MEMORY: tl.constexpr, QUERIES: tl.constexpr, GROUP: tl.constexpr,
+    GROUP_PADDED: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, FIXED_STEPS: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1).to(tl.int64)
@@ -63,12 +64,12 @@ def _sparse_attention_kernel(
     entries = entries_ptr + kv_head * stride_eh + tile * stride_et
     count = tl.load(counts_ptr + kv_head * tiles + tile)
     # A step's entry is read one step ahead, so that its keys can be on their way early.
-    entry = tl.load(entries)
+    entry = tl.load(entries, mask=count > 0, other=0)
     for step in range(FIXED_STEPS if FIXED_STEPS > 0 else count):
         base = pages_ptr + (entry >> 32) * stride_pp + kv_head * stride_ph
         block_first = ((entry >> 8) & 0xFFFFFF) * BLOCK
         readers = tl.where(step < count, (entry & 0xFF).to(tl.int32), 0)
-        entry = tl.load(entries + tl.minimum(step + 1, count - 1))
+        entry = tl.load(entries + tl.minimum(step + 1, count - 1), mask=count > 0, other=0)
         keys = tl.load(base + offsets[None, :] * stride_pb + dims[:, None])
         logits = tl.dot(q, keys, input_precision="ieee", out_dtype=WIDE)
         # Offsets in the block that a row sees: none where its query has not picked the block.
@@ -85,6 +86,13 @@ def _sparse_attention_kernel(
         summed = summed * fade[:, None]
         summed = tl.dot(weights.to(values.dtype), values, summed, input_precision="ieee", out_dtype=WIDE)
         peak = higher
+    if HAS_LSE:
+        lse = (tl.where(total > 0.0, peak, 0.0) + tl.log2(total)) * 0.6931471805599453
+        tl.store(lse_ptr + token * stride_lt + head, lse.to(lse_ptr.dtype.element_ty), mask=is_real)
+        # Of a query that reads nothing of the piece there is nothing, not 0 / 0.
+        nothing = total == 0.0
+        total = tl.where(nothing, 1.0, total)
+        summed = tl.where(nothing[:, None], 0.0, summed)
     tl.store(
         out_ptr + token[:, None] * stride_ot + head[:, None] * stride_oh + dims[None, :],
         (summed / total[:, None]).to(out_ptr.dtype.element_ty),
@@ -93,7 +101,13 @@ def _sparse_attention_kernel(
 
 
 def sparse_attention_prefill(
-    q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, first_position: int | Tensor, scale: float
+    q: Tensor,
+    pages: Tensor,
+    page_table: Tensor,
+    blocks: Tensor,
+    first_position: int | Tensor,
+    scale: float,
+    lse: Tensor | None = None,
 ) -> Tensor:
     """The op of `ref/attention.py`, same arguments and result; q and pages of one dtype, the last dimension a
     power of two, the block size one from 16 on, the last dimension adjacent in memory.
@@ -101,12 +115,13 @@ def sparse_attention_prefill(
     first_position may be an int64 tensor of one element on the device, for a captured graph.
     """
     if q.shape[-1] < LEAST_CHANNELS:
-        wide = sparse_attention_prefill(widened(q), widened(pages), page_table, blocks, first_position, scale)
+        wide = sparse_attention_prefill(widened(q), widened(pages), page_table, blocks, first_position, scale, lse)
         return wide[..., : q.shape[-1]]
     tokens, heads, dim = q.shape
     kv_heads, block_size = pages.shape[1], pages.shape[3]
     group = heads // kv_heads
-    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    out = torch.empty(q.shape, dtype=q.dtype if lse is None else lse.dtype, device=q.device)
+    assert lse is None or lse.stride(-1) == 1
     assert q.stride(-1) == pages.stride(-1) == 1
     assert q.dtype == pages.dtype
     if tokens == 0:
@@ -119,12 +134,12 @@ def sparse_attention_prefill(
         queries, padded = 8, max(padded, _MIN_ROWS // 8)
     entries, counts = union_blocks(blocks, page_table, queries)
     _sparse_attention_kernel[(counts.shape[1], kv_heads)](
-        q, pages, entries, counts, out,
+        q, pages, entries, counts, out, out if lse is None else lse,
         tokens, counts.shape[1], first_position, scale * math.log2(math.e),
         q.stride(0), q.stride(1), pages.stride(0), pages.stride(1), pages.stride(2), pages.stride(3),
-        entries.stride(0), entries.stride(1), out.stride(0), out.stride(1),
-        POSITION_IN_MEMORY=isinstance(first_position, Tensor), QUERIES=queries, GROUP=group, GROUP_PADDED=padded,
-        BLOCK=block_size, DIM=dim, WIDE=tl.float64 if q.dtype == torch.float64 else tl.float32,
+        entries.stride(0), entries.stride(1), out.stride(0), out.stride(1), 0 if lse is None else lse.stride(0),
+        HAS_LSE=lse is not None, POSITION_IN_MEMORY=isinstance(first_position, Tensor), QUERIES=queries, GROUP=group,
+        GROUP_PADDED=padded, BLOCK=block_size, DIM=dim, WIDE=tl.float64 if q.dtype == torch.float64 else tl.float32,
         FIXED_STEPS=entries.shape[2] if INTERPRETED else 0,
         num_warps=warps, num_stages=stages,
     )  # fmt: skip

@@ -47,7 +47,13 @@ def dense_attention(q: Tensor, pages: Tensor, first_position: int, scale: float)
 
 
 def sparse_attention_prefill(
-    q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, first_position: int | Tensor, scale: float
+    q: Tensor,
+    pages: Tensor,
+    page_table: Tensor,
+    blocks: Tensor,
+    first_position: int | Tensor,
+    scale: float,
+    lse: Tensor | None = None,
 ) -> Tensor:
     """Attention of T queries, each over the tokens t <= its own of its selected blocks.
 
@@ -56,22 +62,31 @@ def sparse_attention_prefill(
         pages: [P, Hkv, 2, B, D].
         page_table: [N] int64, the page of each block.
         blocks: [Hkv, T, K] int32 from select_blocks, -1 padded; every row holds the query's own block. Blocks after it
-            are not read.
+            are not read. With `lse` a row may hold some of a query's blocks, or none, and -1 stand anywhere.
         first_position: absolute position of the first query; an int64 tensor of one element where only the device
             knows it (a captured graph), which this definition waits for.
         scale: factor on q . k.
+        lse: [T, H], float32 or wider, overwritten where given: the natural logarithm of the sum of exp(scale q . k)
+            over the tokens read, -inf where there are none.
 
     Returns:
-        [T, H, D], dtype of q, softmax statistics in at least float32. Memory is bounded by the union of the blocks
-        of a few neighbouring queries.
+        [T, H, D], dtype of q, softmax statistics in at least float32. With `lse` of its dtype, and 0 where nothing is
+        read: what was read of several sets of blocks then adds up, each weighed by exp(lse). Memory is bounded by the
+        union of the blocks of a few neighbouring queries.
     """
+    return _sparse_attention(q, pages, page_table.expand(pages.shape[1], -1), blocks, int(first_position), scale, lse)
+
+
+def _sparse_attention(
+    q: Tensor, pages: Tensor, tables: Tensor, blocks: Tensor, first_position: int, scale: float, lse: Tensor | None
+) -> Tensor:
+    """The above with a page table per kv head, [Hkv, N]."""
     tokens, heads, dim = q.shape
-    first_position = int(first_position)
     kv_heads, block_size = pages.shape[1], pages.shape[3]
     group = heads // kv_heads
-    num_blocks = page_table.shape[0]
+    num_blocks = tables.shape[1]
     offsets = torch.arange(block_size, device=q.device)
-    out = torch.empty_like(q)
+    out = torch.empty_like(q, dtype=q.dtype if lse is None else lse.dtype)
     for start in range(0, tokens, _SPARSE_TILE):
         stop = min(start + _SPARSE_TILE, tokens)
         positions = torch.arange(first_position + start, first_position + stop, device=q.device)
@@ -81,17 +96,17 @@ def sparse_attention_prefill(
             # -1 wraps to the spare last column, which is cut off.
             member.scatter_(1, picked % (num_blocks + 1), True)
             union = member[:, :num_blocks].any(0).nonzero()[:, 0]
-            used = page_table[union]
+            used = tables[head, union]
             tokens_of = union[:, None] * block_size + offsets
             visible = member[:, union, None] & (tokens_of <= positions[:, None, None])
             slice_of_heads = slice(head * group, (head + 1) * group)
-            out[start:stop, slice_of_heads] = _grouped_attention(
-                q[start:stop, slice_of_heads],
-                pages[used, head, 0].reshape(1, -1, dim),
-                pages[used, head, 1].reshape(1, -1, dim),
-                visible.flatten(1),
-                scale,
-            )
+            rows = q[start:stop, slice_of_heads]
+            keys, values = (pages[used, head, side].reshape(-1, dim) for side in (0, 1))
+            if lse is None:
+                read = _grouped_attention(rows, keys[None], values[None], visible.flatten(1), scale)
+            else:
+                read, lse[start:stop, slice_of_heads] = _partial(rows, keys, values, visible.flatten(1), scale, lse)
+            out[start:stop, slice_of_heads] = read
     return out
 
 
@@ -109,7 +124,8 @@ def sparse_attention_decode(
     Args:
         q: [H, D], the token at length - 1.
         pages: [P, Hkv, 2, B, D].
-        page_table: [N] int64, the page of each block.
+        page_table: [N] int64, the page of each block, or [Hkv, N] where it differs between kv heads. Entries of blocks
+            that are not read may name any page.
         blocks: [Hkv, K] int32, -1 padded.
         length: tokens in the cache, this one included; may be a tensor as `first_position` above.
         scale: factor on q . k.
@@ -121,7 +137,8 @@ def sparse_attention_decode(
     """
     if mass is not None:
         mass.copy_(token_mass(q, pages, page_table, blocks, length, scale).sum(-1))
-    return sparse_attention_prefill(q[None], pages, page_table, blocks[:, None], length - 1, scale)[0]
+    tables = page_table.expand(pages.shape[1], -1)
+    return _sparse_attention(q[None], pages, tables, blocks[:, None], int(length) - 1, scale, None)[0]
 
 
 def _grouped_attention(q: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None, scale: float) -> Tensor:
@@ -133,3 +150,16 @@ def _grouped_attention(q: Tensor, keys: Tensor, values: Tensor, visible: Tensor 
     mask = None if visible is None else visible.repeat(heads // kv_heads, 1)
     out = functional.scaled_dot_product_attention(rows, keys[None], values[None], attn_mask=mask, scale=scale)
     return out.reshape(kv_heads, -1, tokens, dim).permute(2, 0, 1, 3).reshape(tokens, heads, dim)
+
+
+def _partial(
+    q: Tensor, keys: Tensor, values: Tensor, visible: Tensor, scale: float, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """q [T, G, D] over keys and values [N, D] where visible [T, N], which may be nowhere.
+
+    Returns what was read [T, G, D] and its log-sum-exp [T, G], both in the dtype of `like`.
+    """
+    logits = (q.to(like.dtype) @ keys.to(like.dtype).T).mul_(scale).masked_fill_(~visible[:, None], -torch.inf)
+    lse = logits.logsumexp(-1)
+    weights = (logits - lse[..., None]).exp_().masked_fill_(~visible[:, None], 0)
+    return weights @ values.to(like.dtype), lse

@@ -37,10 +37,14 @@ def rope_table(positions: Tensor, dim: int, theta: float, dtype: torch.dtype = t
     Returns:
         [T, dim]: dim/2 cosines, then dim/2 sines.
     """
-    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim
-    frequencies = 1.0 / theta**exponents
-    angles = (positions.float()[:, None] * frequencies).to(dtype)
+    angles = (positions.float()[:, None] * frequencies(dim, theta, positions.device)).to(dtype)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def frequencies(dim: int, theta: float, device: torch.device) -> Tensor:
+    """Radians per token of every pair, float32 [dim/2]."""
+    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
+    return 1.0 / theta**exponents
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ def token_mass(
     Args:
         q: [H, D], the token at length - 1.
         pages: [P, Hkv, 2, B, D].
-        page_table: [N] int64, the page of each block.
+        page_table: [N] int64, the page of each block, or [Hkv, N] where it differs between kv heads.
         blocks: [Hkv, K] int32, -1 padded.
         length: tokens in the cache, this one included; a tensor of one element where only the device knows it.
         scale: factor on q . k.
@@ -27,7 +27,7 @@ def token_mass(
     wide = torch.promote_types(q.dtype, torch.float32)
     picked = blocks.long()
     of_head = torch.arange(kv_heads, device=q.device)[:, None]
-    keys = pages[page_table[picked.clamp(min=0)], of_head, 0].to(wide)
+    keys = pages[page_table.expand(kv_heads, -1)[of_head, picked.clamp(min=0)], of_head, 0].to(wide)
     logits = scale * torch.einsum("hgd,hkbd->hgkb", q.view(kv_heads, -1, dim).to(wide), keys)
     tokens = picked[..., None] * block_size + torch.arange(block_size, device=q.device)
     hidden = (picked[..., None] < 0) | (tokens >= length)

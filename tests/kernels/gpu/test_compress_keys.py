@@ -37,8 +37,16 @@ def check_in_place() -> None:
             found = [level.clone() for level in expected]
             extend_reference(pages, table, *expected, first, tokens, stride)
             extend_module.extend_compressed_keys(pages, table, *found, position, tokens, stride)
-            for ours, theirs in zip(found, expected, strict=True):
+            # The same blocks in slots of one head each.
+            slots = torch.cat([pages[:, 0], pages[:, 1]])[:, None].expand(-1, 2, -1, -1, -1)
+            tables = torch.stack([table, table + blocks + 2])
+            apart, defined = ([torch.full((2, 80, 8), 9.0) for _ in range(2)] for _ in range(2))
+            extend_module.extend_compressed_keys(slots, tables, *apart, position, tokens, stride)
+            extend_reference(slots, tables, *defined, first, tokens, stride)
+            for ours, theirs, other, again in zip(found, expected, apart, defined, strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+                assert torch.equal(other, ours)
+                assert torch.equal(again, theirs)
 
 
 def test_kept_up_in_steps_it_is_the_whole() -> None:

@@ -19,7 +19,9 @@ pytest.importorskip("triton")
 
 from triton_gate import SHARED_BYTES, Launch, assert_fits, launches
 
+from salalocal.cache import host_memory
 from salalocal.cache.session_cache import SessionCache
+from salalocal.cache.tiered_store import TieredStore
 from salalocal.config import ModelConfig
 from salalocal.engine.decode_graph import DecodeGraph, StepKind
 from salalocal.engine.sampling import Choice, Sampler, Sampling
@@ -90,9 +92,9 @@ def _kernels_are_chosen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert served.fallbacks == {}
 
 
-def launches_of(kind: StepKind, length: int = LENGTH) -> list[Launch]:
+def launches_of(kind: StepKind, length: int = LENGTH, tiers: TieredStore | None = None) -> list[Launch]:
     made = network()
-    cache = SessionCache.empty(made.config, torch.bfloat16, META)
+    cache = SessionCache.empty(made.config, torch.bfloat16, META, tiers)
     cache.extend(length)
     cache.length = length
     graph = DecodeGraph(made, max_tokens=1 << 20)
@@ -100,19 +102,84 @@ def launches_of(kind: StepKind, length: int = LENGTH) -> list[Launch]:
     return launches(lambda: graph.step(cache, 5, kind, sampler))
 
 
+# All four tiles of a chunk choose before the first one reads.
+SPARSE_TILES = [
+    *["_coarse_lse_kernel", "_block_scores_kernel", "_select_blocks_kernel"] * 4,
+    *["_union_blocks_kernel", "_sparse_attention_kernel"] * 4,
+]
 FEED_FORWARD = ["_rms_norm_kernel", "_packed_silu_mul_kernel", "_packed_linear_kernel", "_rms_norm_kernel"]
 
 
 def test_what_a_step_launches() -> None:
     names = [launch.kernel.fn.__name__ for launch in launches_of(StepKind(True, False, GREEDY))]
     assert names == [
-        "_gather_rows_kernel", "_rms_norm_kernel",
+        "_rope_table_kernel", "_gather_rows_kernel", "_rms_norm_kernel",
         "_packed_linear_kernel", "_append_token_kernel", "_coarse_lse_kernel", "_block_scores_kernel",
         "_select_blocks_kernel", "_attend_split_kernel", "_combine_splits_kernel", "_norm_gate_kernel",
         "_packed_linear_kernel", *FEED_FORWARD,
         "_packed_linear_kernel", "_lightning_decode_kernel", "_packed_linear_kernel", *FEED_FORWARD,
-        "_packed_linear_kernel", "_advance_kernel",
+        "_packed_linear_kernel", "_greedy_token_kernel", "_advance_kernel",
     ]  # fmt: skip
+
+
+def in_host_memory(slots: int = 600) -> TieredStore:
+    """One layer's; host memory comes in segments of 64 pages."""
+    return TieredStore(1, 2, 128, 64, torch.bfloat16, META, slots, 200, 4 << 20)
+
+
+@pytest.fixture
+def _everything_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_memory, "register", lambda *_: "")
+    monkeypatch.setattr(host_memory, "unregister", lambda *_: None)
+
+
+@pytest.mark.usefixtures("_everything_is_registered")
+def test_what_a_step_launches_with_kv_in_host_memory() -> None:
+    made = launches_of(StepKind(True, False, GREEDY), tiers=in_host_memory())
+    names = [launch.kernel.fn.__name__ for launch in made]
+    fetch = ["_assign_slots_kernel", "_copy_blocks_kernel"]
+    assert names[3:17] == [
+        "_packed_linear_kernel", *fetch, "_write_token_kernel", "_extend_compressed_keys_kernel", "_coarse_lse_kernel",
+        "_block_scores_kernel", "_select_blocks_kernel", *fetch, "_attend_split_kernel", "_combine_splits_kernel",
+        "_norm_gate_kernel", "_packed_linear_kernel",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("_everything_is_registered")
+@pytest.mark.parametrize("is_watched", [False, True])
+@pytest.mark.parametrize("length", [3000, LENGTH, 1_000_000])
+def test_a_step_with_kv_in_host_memory_reads_nothing_back(length: int, is_watched: bool) -> None:
+    kind = StepKind(length >= 8192, is_watched, DRAWN)
+    names = Counter(launch.kernel.fn.__name__ for launch in launches_of(kind, length, in_host_memory()))
+    assert names["_assign_slots_kernel"] == names["_copy_blocks_kernel"] == 2
+    assert names["_attend_split_kernel"] == names["_write_token_kernel"] == 1
+
+
+@pytest.mark.usefixtures("_everything_is_registered")
+@pytest.mark.parametrize("capability", [86, 90])
+def test_every_launch_of_a_step_with_kv_in_host_memory_compiles(capability: int) -> None:
+    wanted = ("_assign_slots", "_copy_blocks", "_write_token", "_extend_compressed", "_attend_split", "_combine_splits")
+    made = launches_of(StepKind(True, False, None), tiers=in_host_memory())
+    compile_each([launch for launch in made if launch.kernel.fn.__name__.startswith(wanted)], capability)
+
+
+def test_memory_that_is_not_registered_is_told_once_and_keeps_the_step_from_being_recorded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = iter(["", "out of memory", "never asked"])
+    monkeypatch.setattr(host_memory, "register", lambda *_: next(answers))
+    monkeypatch.setattr(host_memory, "unregister", lambda *_: None)
+    tiers = in_host_memory()
+    before = tiers.storage
+    tiers.reserve(200)
+    (record,) = caplog.records
+    assert "CUDA does not register it (out of memory)" in record.getMessage()
+    assert tiers.storage[-1] is not before[-1], "a step recorded before is recorded anew"
+    layer = tiers.layer(0)
+    blocks = empty(2, 96, dtype=torch.int32)
+    assert coverage.fetch_blocks(blocks, blocks, 0, layer.host, layer.pool) == "host memory that the GPU cannot read"
+    row = empty(2, 128)
+    assert coverage.write_token(row, row, row, row, 0, layer.host, layer.pool) == "host memory that the GPU cannot read"
 
 
 @pytest.mark.parametrize("is_watched", [False, True])
@@ -134,14 +201,12 @@ def test_what_a_chunk_launches(is_sparse: bool, monkeypatch: pytest.MonkeyPatch)
     cache = SessionCache.empty(made.config, torch.bfloat16, META)
     ids = empty(8192, dtype=torch.int64)
     names = [launch.kernel.fn.__name__ for launch in launches(lambda: made.read(ids, cache, is_sparse, None))]
-    tile = ["_coarse_lse_kernel", "_block_scores_kernel", "_select_blocks_kernel", "_union_blocks_kernel",
-            "_sparse_attention_kernel"]  # fmt: skip
     unpack = "_unpack_planes_kernel"
     feed_forward = ["_rms_norm_kernel", unpack, unpack, "_silu_mul_kernel", unpack, "_rms_norm_kernel"]
     assert names == [
-        "_gather_rows_kernel", "_rms_norm_kernel",
-        *[unpack] * 4, "_extend_compressed_keys_kernel", *(tile * 4 if is_sparse else []), "_norm_gate_kernel", unpack,
-        *feed_forward,
+        "_rope_table_kernel", "_gather_rows_kernel", "_rms_norm_kernel",
+        *[unpack] * 4, "_extend_compressed_keys_kernel", *(SPARSE_TILES if is_sparse else []), "_norm_gate_kernel",
+        unpack, *feed_forward,
         *[unpack] * 4, "_qk_norm_rope_kernel", "_lightning_prefill_kernel", "_norm_gate_kernel", unpack,
         *feed_forward,
     ]  # fmt: skip
@@ -154,13 +219,11 @@ def test_what_a_chunk_in_eight_bits_launches(name: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(coverage, "_capability", lambda _: (9, 0))
     made = chunk_in_eight_bits(name)
     names = [launch.kernel.fn.__name__ for launch in launches(made)]
-    tile = ["_coarse_lse_kernel", "_block_scores_kernel", "_select_blocks_kernel", "_union_blocks_kernel",
-            "_sparse_attention_kernel"]  # fmt: skip
     round_, times, unpack = "_quantize_tokens_kernel", ["_unpack_planes_kernel", "_scaled_linear_kernel"], 2
     feed_forward = ["_rms_norm_kernel", round_, *times * 2, "_silu_mul_codes_kernel", *times, "_rms_norm_kernel"]
     assert names == [
-        "_gather_rows_kernel", "_rms_norm_kernel",
-        round_, *["_unpack_planes_kernel"] * unpack, *times * 2, "_extend_compressed_keys_kernel", *tile * 4,
+        "_rope_table_kernel", "_gather_rows_kernel", "_rms_norm_kernel",
+        round_, *["_unpack_planes_kernel"] * unpack, *times * 2, "_extend_compressed_keys_kernel", *SPARSE_TILES,
         "_norm_gate_kernel", round_, *times, *feed_forward,
         round_, *times * 4, "_qk_norm_rope_kernel", "_lightning_prefill_kernel", "_norm_gate_kernel", round_, *times,
         *feed_forward,
@@ -200,7 +263,7 @@ def test_every_launch_of_a_step_compiles(capability: int, length: int, monkeypat
 
 
 def test_which_launches_begin_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nearly all of a step. The first one does not: so position and page table are there before any other begins."""
+    """Nearly all of a step. Behind the one that does not, position and page table are there for whoever begins."""
     monkeypatch.setattr(early, "capability", lambda _: 90)
     made = launches_of(StepKind(True, False, GREEDY))
     late = [launch.kernel.fn.__name__ for launch in made if not launch.options.get("launch_pdl")]
@@ -216,7 +279,7 @@ def test_no_launch_of_a_chunk_that_selects_begins_early(monkeypatch: pytest.Monk
     ids = empty(8192, dtype=torch.int64)
     found = launches(lambda: made.read(ids, cache, True, None))
     names = {launch.kernel.fn.__name__ for launch in found if launch.options.get("launch_pdl")}
-    assert names == {"_rms_norm_kernel"}
+    assert names == {"_rms_norm_kernel", "_rope_table_kernel"}
 
 
 def compile_each(made: list[Launch], capability: int) -> None:

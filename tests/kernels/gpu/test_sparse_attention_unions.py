@@ -75,6 +75,30 @@ def check_prefill() -> None:
     assert none.shape == (0, 4, 16)
 
 
+def check_prefill_of_some_blocks() -> None:
+    """Queries, tiles and whole calls that read nothing of a piece among them; what is read of nowhere is NaN."""
+    for first, tokens, block, group, kv_heads, k in SHAPES:
+        picked = picks(first, tokens, block, kv_heads, k)
+        for dtype, tolerance in TOLERANCE.items():
+            pages, table = context(first + tokens, kv_heads, block, 16, dtype)
+            q = random(tokens, group * kv_heads, 16, seed=1).to(dtype)
+            exact = pages.double().nan_to_num(0.0)
+            wide = torch.promote_types(dtype, torch.float32)
+            for low, high in ((0, 3), (3, 99), (99, 100)):
+                blocks = torch.where((picked >= low) & (picked < high), picked, -1)
+                expected_lse, lse = (
+                    torch.empty(tokens, q.shape[1], dtype=torch.float64),
+                    torch.empty(q.shape[:2], dtype=wide),
+                )
+                expected = reference.sparse_attention_prefill(
+                    q.double(), exact, table, blocks, first, 0.3, expected_lse
+                )
+                found = module.sparse_attention_prefill(q, pages, table, blocks, first, 0.3, lse)
+                assert found.dtype == wide
+                torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+                torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-6, atol=max(tolerance, 1e-6))
+
+
 def check_tiles_of_an_h100() -> None:
     first, tokens = 300, 11
     pages, table = context(first + tokens, 1, 16, 16, torch.float16)
@@ -109,6 +133,20 @@ def check_decode() -> None:
                 torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
                 torch.testing.assert_close(found_mass, mass, rtol=2e-3, atol=1e-6)
                 assert torch.equal(found, decode_module.sparse_attention_decode(q, pages, table, blocks, end, 0.3))
+                slots, slot_table = own_slots(pages, table, blocks)
+                assert torch.equal(found, decode_module.sparse_attention_decode(q, slots, slot_table, blocks, end, 0.3))
+
+
+def own_slots(pages: Tensor, table: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """The blocks of each kv head in slots of one head, in reverse, and a table per head that names nothing else."""
+    found = blocks.flip(1).flatten().tolist()
+    heads = [number // blocks.shape[1] for number in range(len(found))]
+    slots = torch.stack([pages[table[max(block, 0)], head] for block, head in zip(found, heads, strict=True)])
+    slot_table = torch.zeros(blocks.shape[0], len(table), dtype=torch.int64, device=table.device)
+    for slot, (block, head) in enumerate(zip(found, heads, strict=True)):
+        if block >= 0:
+            slot_table[head, block] = slot
+    return slots[:, None].expand(-1, blocks.shape[0], -1, -1, -1), slot_table
 
 
 def check_unions() -> None:
@@ -151,10 +189,14 @@ def test_prefill_compiles(name: str, chip: int, dtype: str) -> None:
         | dict.fromkeys(("q_ptr", "pages_ptr", "out_ptr"), f"*{dtype}")
         | {"position": "i64"}
     )
+    types |= {"lse_ptr": "*fp32"}
     constants = {"POSITION_IN_MEMORY": False, "QUERIES": queries, "GROUP": group, "GROUP_PADDED": group, "BLOCK": 64}
     constants |= {"DIM": dim, "WIDE": tl.float32, "FIXED_STEPS": 0}
-    spilled = compile_for(chip, module._sparse_attention_kernel, constants, types, warps, stages)
-    assert spilled == 0 or dtype == "fp32"
+    for has_lse in (False, True):
+        constants["HAS_LSE"] = has_lse
+        types["out_ptr"] = "*fp32" if has_lse else f"*{dtype}"
+        spilled = compile_for(chip, module._sparse_attention_kernel, constants, types, warps, stages)
+        assert spilled == 0 or dtype == "fp32"
     if dtype == "bf16":
         constants = {"K": 96, "K_PADDED": 128, "QUERIES": queries}
         assert compile_for(chip, _union_blocks_kernel, constants, types, 4, 3) == 0
@@ -205,6 +247,28 @@ def test_on_the_gpu(dtype: torch.dtype, first: int, tokens: int) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_pieces_and_own_slots_on_the_gpu(dtype: torch.dtype) -> None:
+    first, tokens, count = 64_000, 37, 1001
+    pages = torch.randn(2, 2, count, 64, 128, device="cuda").to(dtype).permute(2, 0, 1, 3, 4)
+    table = torch.randperm(count, device="cuda")
+    q = torch.randn(tokens, 32, 128, device="cuda").to(dtype)
+    picked = picks(first, tokens, 64, 2, 96, "cuda")
+    for low, high in ((0, 300), (300, count)):
+        blocks = torch.where((picked >= low) & (picked < high), picked, -1)
+        exact_lse = torch.empty(tokens, 32, device="cuda", dtype=torch.float64)
+        exact = reference.sparse_attention_prefill(q.double(), pages.double(), table, blocks, first, 0.09, exact_lse)
+        lse = torch.empty(tokens, 32, device="cuda")
+        found = module.sparse_attention_prefill(q, pages, table, blocks, first, 0.09, lse)
+        assert (found - exact).abs().max() < (1e-5 if dtype == torch.float32 else 2e-2)
+        torch.testing.assert_close(lse.double(), exact_lse, rtol=1e-5, atol=1e-5)
+    arguments = picked[:, -1], first + tokens, 0.09
+    slots, slot_table = own_slots(pages, table, picked[:, -1])
+    whole = decode_module.sparse_attention_decode(q[-1], pages, table, *arguments)
+    assert torch.equal(whole, decode_module.sparse_attention_decode(q[-1], slots, slot_table, *arguments))
+
+
+@pytest.mark.gpu
 def test_pages_past_2_to_the_31_on_the_gpu() -> None:
     if torch.cuda.get_device_properties(0).total_memory < 16 << 30:
         pytest.skip("needs 10 GB")
@@ -225,4 +289,4 @@ def test_pages_past_2_to_the_31_on_the_gpu() -> None:
 
 
 if __name__ == "__main__":
-    run_checks(check_unions, check_prefill, check_tiles_of_an_h100, check_decode)
+    run_checks(check_unions, check_prefill, check_prefill_of_some_blocks, check_tiles_of_an_h100, check_decode)

@@ -1,0 +1,149 @@
+"""One attention layer whose K/V is in host memory: how tokens get there, and how what they read comes back.
+
+A chunk's own blocks are on the device while it is read; its history passes through the staging buffers piece by piece.
+A single token reads from slots, as a recorded step does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from salalocal.cache.attention_cache import AttentionCache, Levels, recent_blocks
+from salalocal.cache.attention_memory import Piece
+from salalocal.cache.staging import read_pages, write_pages
+from salalocal.cache.step_memory import recent_before
+from salalocal.cache.tiered_cache import TieredCache
+
+# Blocks that a token of a chunk reads and no other, roughly: so few tokens that these are less than the history leave
+# most of it unread, and nothing of it is asked for early.
+_PICKS_OF_ITS_OWN = 8
+
+
+class TieredAttention(AttentionCache):
+    """The memory of one layer while one chunk or token is read.
+
+    Args:
+        index: position among attention layers.
+        kv: K/V of all attention layers.
+        compressed: fine and coarse compressed keys; None where the layer is always dense.
+    """
+
+    def __init__(self, index: int, kv: TieredCache, compressed: Levels | None) -> None:
+        super().__init__(index, kv, compressed, kv.store.kv_heads)
+        self._kv = kv
+        self._store = kv.store
+        self._layer = kv.store.layer(index)
+        # The chunk's own pages on the device, from this block on; None for a single token.
+        self._own: Tensor | None = None
+        self._first_own = 0
+
+    def append(self, position: int | Tensor, keys: Tensor, values: Tensor) -> None:
+        """Stores keys and values [T, Hkv, D] of tokens from `position` on and every window they complete."""
+        assert isinstance(position, int)
+        if keys.shape[0] == 1:
+            self._append_token(position, keys[0], values[0])
+        else:
+            self._append_chunk(position, keys, values)
+
+    def _append_token(self, position: int, keys: Tensor, values: Tensor) -> None:
+        table = self._kv.page_table
+        block, slots = position // self._kv.block_size, self._store.slot_table(len(table))
+        count = recent_blocks(self._compressed, self._kv.block_size)
+        recent = recent_before(block, count, self._kv_heads).to(table.device)
+        self._layer.append(position, keys, values, recent, table, slots)
+        self._extend_compressed(self._layer.pages, slots, position, 1)
+
+    def _append_chunk(self, position: int, keys: Tensor, values: Tensor) -> None:
+        block, length = self._kv.block_size, position + keys.shape[0]
+        begun, count = position // block, self.num_blocks(length)
+        first = begun
+        if self._compressed is not None:
+            stride = self._compressed[1].stride
+            # Where the first window begins that these tokens may complete.
+            first = min(begun, max(0, position // stride - 1) * stride // block)
+        numbers = self._kv.numbers
+        own = keys.new_empty(count - first, self._kv_heads, 2, block, keys.shape[2])
+        # The rest of the last block is multiplied by weights of 0.
+        own[-1].zero_()
+        self._store.behind.lead()
+        read_pages(self._layer.host, numbers[first:count], np.arange(-(-position // block) - first), own)
+        positions = torch.arange(position, length, device=own.device)
+        page, offset = positions // block - first, positions % block
+        own[page, :, 0, offset] = keys
+        own[page, :, 1, offset] = values
+        self._own, self._first_own = own, first
+        behind = self._store.behind
+        behind.follow()
+        with behind.copying():
+            write_pages(self._layer.host, numbers[begun:count], own[begun - first :])
+        behind.uses(own)
+        self._prefetch(self._index, keys.shape[0])
+        self._extend_compressed(own, self._own_table(count), position, keys.shape[0])
+
+    def context(self, length: int) -> Tensor:
+        """Pages [N, Hkv, 2, B, D] of the first `length` tokens in order, which one buffer has room for."""
+        count = self.num_blocks(length)
+        assert count <= self._store.staging.pages
+        if self._own is None:
+            # A single token has been written to the host by computing.
+            history, own = self._kv.numbers[:count], None
+            key: object = None
+        else:
+            history, own, key = self._kv.numbers[: self._first_own], self._own, self._key(self._index)
+        # What comes next is not asked for before this has been read.
+        return self._staged(key, history, own)[:count]
+
+    def pieces(self, blocks: Tensor) -> Iterator[Piece]:
+        """As `AttentionMemory.pieces`; the history is copied once, and what nobody reads is left out."""
+        assert self._own is not None
+        own, first, staging = self._own, self._first_own, self._store.staging
+        count, history = first + len(own), self._kv.numbers[:first]
+        if count <= staging.pages or not len(history):
+            pages = self._staged(self._key(self._index), history, own)
+            yield Piece(pages, torch.arange(count, device=own.device), 0, count, is_whole=True)
+        else:
+            is_read = torch.zeros(count + 1, dtype=torch.bool, device=own.device)
+            is_read[blocks.flatten().long()] = True  # -1 is the spare last one
+            wanted = is_read[:first].cpu().numpy().nonzero()[0]
+            table = torch.arange(count, device=own.device)
+            for start, stop, pages in staging.stream(self._key(self._index), self._layer.host, history, wanted):
+                yield Piece(pages, table - start, start, stop, is_whole=False)
+            yield Piece(own, table - first, first, count, is_whole=False)
+        self._prefetch(self._index + 1, blocks.shape[1])
+
+    def fetched(self, blocks: Tensor, length: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Slots as pages, with the blocks [Hkv, K] in them, and the slot of each block."""
+        table = self._kv.page_table
+        slots = self._store.slot_table(len(table))
+        if self._own is not None:
+            self._store.behind.lead()
+        self._layer.fetch(blocks, table, length, slots)
+        return self._layer.pages, slots
+
+    def _staged(self, key: object, history: np.ndarray, own: Tensor | None) -> Tensor:
+        """One buffer with the whole history, and the chunk's own pages behind it."""
+        pages = self._own
+        for _, _, buffer in self._store.staging.stream(key, self._layer.host, history, None):
+            pages = buffer
+        assert pages is not None
+        if own is not None and len(history):
+            pages[len(history) : len(history) + len(own)] = own
+        return pages
+
+    def _prefetch(self, index: int, tokens: int) -> None:
+        """Asks early for what a layer reads first, where so many tokens are likely to read most of it."""
+        history = self._kv.numbers[: self._first_own]
+        if self._own is not None and index < self._store.layers and tokens * _PICKS_OF_ITS_OWN >= len(history):
+            self._store.staging.prefetch(self._key(index), self._store.layer(index).host, history)
+
+    def _key(self, index: int) -> tuple[int, int, int]:
+        return self._store.round, index, self._first_own
+
+    def _own_table(self, count: int) -> Tensor:
+        """The page in `own` of each block; below 0 before it."""
+        assert self._own is not None
+        return torch.arange(-self._first_own, count - self._first_own, device=self._own.device)

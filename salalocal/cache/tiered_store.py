@@ -1,0 +1,214 @@
+"""K and V of all tokens in host memory, and on the device what is read: slots for single tokens, buffers for chunks.
+
+Knows page numbers, not sessions. A page that is written to anew must be forgotten here first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from salalocal.cache.host_memory import SEGMENT_BYTES, HostMemory
+from salalocal.cache.page_table import PagePool
+from salalocal.cache.staging import Lane, Staging
+from salalocal_kernels import HostPages, SlotPool, fetch_blocks, write_token
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Blocks that decode steps asked for.
+
+    Attributes:
+        hits: those that were on the device.
+        misses: those that were fetched from the host.
+        bytes: that this took.
+    """
+
+    hits: int
+    misses: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class TierLayer:
+    """One layer's pages in host memory, and its slots on the device."""
+
+    host: HostPages
+    pool: SlotPool
+
+    @property
+    def pages(self) -> Tensor:
+        """[S, Hkv, 2, B, D]: the slots as pages, the same ones for each kv head."""
+        return self.pool.slots[:, None].expand(-1, self.pool.slot_of.shape[0], -1, -1, -1)
+
+    def fetch(
+        self, blocks: Tensor, page_table: Tensor, length: int | Tensor, slot_table: Tensor, is_counted: bool = True
+    ) -> None:
+        """Brings blocks [Hkv, K] into slots and writes these into slot_table [Hkv, N]."""
+        fetch_blocks(blocks, page_table, length, self.host, self.pool, slot_table, is_counted)
+
+    def append(
+        self,
+        position: int | Tensor,
+        keys: Tensor,
+        values: Tensor,
+        recent: Tensor,
+        page_table: Tensor,
+        slot_table: Tensor,
+    ) -> None:
+        """Stores keys and values [Hkv, D] of the token at `position`, after bringing here `recent` blocks [Hkv, R]: its
+        own, and those before it that windows of compressed keys reach back to."""
+        self.fetch(recent, page_table, position + 1, slot_table, is_counted=False)
+        write_token(keys, values, page_table, slot_table, position, self.host, self.pool)
+
+
+class TieredStore:
+    """Storage behind a pool of pages in host memory, for all sessions of an engine.
+
+    Args:
+        layers: number of attention layers, at least one.
+        kv_heads: K/V heads.
+        head_dim: channels per head.
+        block_size: tokens per page.
+        dtype: of K and V.
+        device: that computes.
+        slots: blocks of one kv head that a layer has on the device.
+        staged_pages: pages of each of the two buffers.
+        segment_bytes: by which host memory grows.
+
+    Attributes:
+        pool: hands out page numbers.
+        host: where all pages are.
+        staging: the buffers.
+        behind: the lane on which what was computed goes to the host.
+        round: number of the chunk or token that is being read.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        slots: int,
+        staged_pages: int,
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> None:
+        self.pool = PagePool()
+        self.block_size = block_size
+        self.kv_heads = kv_heads
+        self.device = device
+        self.dtype = dtype
+        shape = (kv_heads, 2, block_size, head_dim)
+        self.host = HostMemory(layers, shape, dtype, device, segment_bytes)
+        self.staging = Staging(staged_pages, shape, dtype, device)
+        self.behind = Lane(device)
+        self.round = 0
+        self._slots = torch.zeros(layers, slots, 2, block_size, head_dim, dtype=dtype, device=device)
+        # One slot more than there is: what is in none is in that one.
+        self._holds = torch.full((layers, slots + 1), -1, dtype=torch.int32, device=device)
+        self._stamps = torch.zeros(layers, slots + 1, dtype=torch.int32, device=device)
+        self._slot_of = torch.full((layers, kv_heads, 0), -1, dtype=torch.int32, device=device)
+        self._clocks = torch.zeros(layers, 1, dtype=torch.int32, device=device)
+        self._counts = torch.zeros(layers, 2, dtype=torch.int64, device=device)
+        self._slot_table = torch.zeros(kv_heads, 0, dtype=torch.int64, device=device)
+
+    @property
+    def layers(self) -> int:
+        """Number of attention layers."""
+        return self._slots.shape[0]
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page in all layers."""
+        return self.host.page_bytes
+
+    @property
+    def capacity(self) -> int:
+        """Pages there is host memory for."""
+        return self.host.capacity
+
+    @property
+    def free_pages(self) -> int:
+        """Pages of that memory which no session uses."""
+        return self.capacity - self.pool.size + self.pool.free
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of slots and buffers."""
+        return self._slots.nbytes + self.staging.nbytes
+
+    @property
+    def storage(self) -> tuple[Tensor, ...]:
+        """What a recorded step refers to; the same objects for as long as nothing has moved."""
+        return self._slots, self._slot_of, self.host.addresses
+
+    # What one session makes another may write to, also where nothing is inferred.
+    @torch.inference_mode(False)
+    def reserve(self, pages: int) -> None:
+        """Makes host memory for at least `pages` pages; raises MemoryError where there is none."""
+        self.host.reserve(pages)
+        layers, heads, known = self._slot_of.shape
+        if self.capacity > known:
+            # Twice as many: a step is recorded anew where this moves.
+            grown = torch.full((layers, heads, 2 * self.capacity), -1, dtype=torch.int32, device=self.device)
+            grown[:, :, :known] = self._slot_of
+            self._slot_of = grown
+
+    def layer(self, index: int) -> TierLayer:
+        """One layer's part, good for as long as `storage` is the same."""
+        pool = SlotPool(
+            slots=self._slots[index],
+            holds=self._holds[index],
+            stamps=self._stamps[index],
+            slot_of=self._slot_of[index],
+            clock=self._clocks[index],
+            counts=self._counts[index],
+        )
+        return TierLayer(self.host.layer(index), pool)
+
+    @torch.inference_mode(False)
+    def slot_table(self, blocks: int) -> Tensor:
+        """int64 [Hkv, blocks or more] for `TierLayer.fetch` to write into; the next layer may write into the same."""
+        if self._slot_table.shape[1] < blocks:
+            self._slot_table = torch.zeros(self.kv_heads, 2 * blocks, dtype=torch.int64, device=self.device)
+        return self._slot_table
+
+    def begin_round(self) -> None:
+        """A chunk or a token is going to be read: everything written so far is in its place for it."""
+        self.round += 1
+        self.behind.lead()
+
+    def forget(self, pages: Sequence[int]) -> None:
+        """What slots hold of these pages is no longer what the host holds."""
+        if not len(pages):
+            return
+        numbers = torch.tensor(pages, dtype=torch.int64).to(self.device)
+        slots = self._slot_of[:, :, numbers].flatten(1).long()
+        slots = torch.where(slots < 0, self._slots.shape[1], slots)
+        self._holds.scatter_(1, slots, -1)
+        self._stamps.scatter_(1, slots, 0)
+        self._slot_of[:, :, numbers] = -1
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copies one page in every layer."""
+        self.settle()
+        for index in range(self.layers):
+            host = self.host.layer(index)
+            host.page(target).copy_(host.page(source))
+
+    def settle(self) -> None:
+        """Waits until the host holds all that was written, for the processor to read or overwrite."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    @property
+    def traffic(self) -> Traffic:
+        """Since the beginning; waits for the device."""
+        hits, misses = self._counts.sum(0).tolist()
+        return Traffic(hits, misses, misses * self._slots[0, 0].nbytes)
