@@ -75,7 +75,8 @@ class StepRow:
         step: "decode", one token and the choice of the next; "prefill", a chunk.
         history, tokens: tokens read before, and by the step.
         selection: "own", what the made-up weights select; "replayed", made selections (docs/performance.md).
-        milliseconds: the median by the wall clock, from the call to its result, the host's work included.
+        milliseconds: the median by the wall clock: of a chunk from the call to its result, of a decode step from one
+            token on the host to the next.
         repeats: how many it is the median of.
         device_ms: of a decode step's CUDA graph alone; None for a chunk.
         floor_ms: the step's bytes at the copy's rate, or its operations at the product's, each kind at its own; None
