@@ -16,6 +16,7 @@ from salalocal.engine.decode_graph import DecodeGraph
 from salalocal.engine.engine import Engine
 from salalocal.engine.sampling import Sampler, Sampling
 from salalocal.engine.session import Session
+from salalocal.model.network import Network
 
 pytestmark = [
     pytest.mark.gpu,
@@ -126,6 +127,36 @@ def test_steps_begun_ahead_are_exact(load: Callable[..., Engine]) -> None:
     assert one.step_and_choose(5, sampler) == again(other.step(5))
     for session in (one, other):
         session.prefill([1, 2, 3])
+    assert_same(one, other)
+
+
+def test_a_prompt_that_dies_behind_a_step_begun_ahead(
+    load: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has written its keys over the step's; and logits are copied only now that somebody asks for them."""
+    engine = load("bfloat16")
+    one, other = engine.new_session(), engine.new_session()
+    for session in (one, other):
+        session.prefill(random_ids(70))
+    sampler, again = Sampler(Sampling()), Sampler(Sampling())
+    tokens = [3]
+
+    def answer() -> None:
+        for _ in range(9):
+            tokens.append(one.step_and_choose(tokens[-1], sampler))
+            assert tokens[-1] == again(other.step(tokens[-2]))
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    answer()
+    assert one.launched == one.length + 1
+    with monkeypatch.context() as patch:
+        patch.setattr(Network, "logits", die)
+        with pytest.raises(KeyboardInterrupt):
+            one.prefill([1, 2, 3])
+    assert_same(one, other)
+    answer()
     assert_same(one, other)
 
 
