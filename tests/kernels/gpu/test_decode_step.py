@@ -138,7 +138,7 @@ def test_what_a_step_launches_with_kv_in_host_memory() -> None:
     made = launches_of(StepKind(True, False, GREEDY), tiers=in_host_memory())
     names = [launch.kernel.fn.__name__ for launch in made]
     fetch = ["_assign_slots_kernel", "_copy_blocks_kernel"]
-    assert names[2:16] == [
+    assert names[3:17] == [
         "_packed_linear_kernel", *fetch, "_write_token_kernel", "_extend_compressed_keys_kernel", "_coarse_lse_kernel",
         "_block_scores_kernel", "_select_blocks_kernel", *fetch, "_attend_split_kernel", "_combine_splits_kernel",
         "_norm_gate_kernel", "_packed_linear_kernel",
