@@ -14,6 +14,7 @@ from salalocal_kernels.ref import lightning as _lightning
 from salalocal_kernels.ref import packed_linear as _packed
 from salalocal_kernels.ref.add_rms_norm import add_rms_norm as _add_rms_norm
 from salalocal_kernels.ref.advance import advance as _advance
+from salalocal_kernels.ref.append_token import append_token as _append_token
 from salalocal_kernels.ref.block_scores import block_scores as _block_scores
 from salalocal_kernels.ref.compress_keys import compress_keys as _compress_keys
 from salalocal_kernels.ref.extend_compressed_keys import extend_compressed_keys as _extend_compressed_keys
@@ -50,6 +51,7 @@ __all__ = [
     "SlotPool",
     "add_rms_norm",
     "advance",
+    "append_token",
     "block_scores",
     "compress_keys",
     "dense_attention",
@@ -103,6 +105,7 @@ compress_keys = Op(_compress_keys, gpu="compress_keys", lacks=_coverage.floats)
 extend_compressed_keys = Op(
     _extend_compressed_keys, gpu="extend_compressed_keys", lacks=_coverage.extend_compressed_keys
 )
+append_token = Op(_append_token, gpu="append_token", lacks=_coverage.append_token)
 block_scores = Op(_block_scores, gpu="block_scores", lacks=_coverage.block_scores)
 select_blocks = Op(_select_blocks, gpu="select_blocks", lacks=_coverage.select_blocks)
 sparse_attention_prefill = Op(

@@ -62,6 +62,20 @@ def extend_compressed_keys(pages: Tensor, page_table: Tensor, fine: Tensor, coar
     return _alike(pages, fine, coarse)
 
 
+def append_token(
+    pages: Tensor,
+    page_table: Tensor,
+    fine: Tensor | None,
+    coarse: Tensor | None,
+    position: int | Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_stride: int,
+) -> str:
+    del page_table, position, kernel_stride
+    return _alike(pages, *(x for x in (fine, coarse) if x is not None), key, value)
+
+
 def fetch_blocks(
     blocks: Tensor, page_table: Tensor, length: int | Tensor, host: HostPages, pool: SlotPool, *_: object
 ) -> str:

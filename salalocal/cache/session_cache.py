@@ -89,6 +89,8 @@ class SessionCache:
 
     def extend(self, tokens: int) -> None:
         """Makes room for `tokens` more; `length` moves only with `commit`, and without it nothing has changed."""
+        # Even a chunk that dies has written keys of its own over those of the step.
+        self.moves += 1
         self._kv.extend(self.length, self.length + tokens)
 
     def make_room(self, length: int) -> None:

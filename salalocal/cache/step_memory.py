@@ -14,7 +14,7 @@ from torch import Tensor
 
 from salalocal.cache.attention_memory import Piece
 from salalocal.cache.tiered_store import TierLayer
-from salalocal_kernels import extend_compressed_keys
+from salalocal_kernels import append_token, extend_compressed_keys
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,10 @@ class StepStorage:
 
     def at(self, position: Tensor) -> StepMemory:
         """The memory of the step that reads the token at `position`, int64 [1] on the device."""
-        block_size = self.layers[0].pages.shape[3] if self.layers else 1
-        block = torch.div(position, block_size, rounding_mode="floor")
-        # Without attention layers there are no pages, and nobody asks for one.
-        page = self.page_table[block] if self.layers else block
-        is_tiered = bool(self.layers) and self.layers[0].tier is not None
-        recent = recent_before(block, self.recent, self.blocks.shape[0]) if is_tiered else None
-        return StepMemory(self, position, page, position - block * block_size, recent)
+        if not self.layers or self.layers[0].tier is None:
+            return StepMemory(self, position, None)
+        block = torch.div(position, self.layers[0].pages.shape[3], rounding_mode="floor")
+        return StepMemory(self, position, recent_before(block, self.recent, self.blocks.shape[0]))
 
 
 @dataclass(frozen=True)
@@ -71,14 +68,12 @@ class StepMemory:
     """The storage at one position.
 
     Attributes:
-        page, offset: where the token's K and V go, int64 [1].
+        position: int64 [1].
         recent: int32 [Hkv, R], the token's block and those before it; None without tiers.
     """
 
     storage: StepStorage
     position: Tensor
-    page: Tensor
-    offset: Tensor
     recent: Tensor | None
 
     @property
@@ -106,17 +101,15 @@ class StepAttention:
     def append(self, position: int | Tensor, keys: Tensor, values: Tensor) -> None:
         """Stores keys and values [1, Hkv, D] of the token and every window it completes."""
         memory, pages, table = self.memory, self.layer.pages, self.memory.storage.page_table
+        fine, coarse = self.layer.compressed or (None, None)
         if self.layer.tier is None:
-            pages[memory.page, :, 0, memory.offset] = keys
-            pages[memory.page, :, 1, memory.offset] = values
-        else:
-            assert memory.recent is not None
-            slots = memory.storage.slot_table
-            self.layer.tier.append(position, keys[0], values[0], memory.recent, table, slots)
-            table = slots
-        if self.layer.compressed is not None:
-            fine, coarse = self.layer.compressed
-            extend_compressed_keys(pages, table, fine, coarse, position, 1, self.layer.kernel_stride)
+            append_token(pages, table, fine, coarse, position, keys[0], values[0], self.layer.kernel_stride)
+            return
+        assert memory.recent is not None
+        slots = memory.storage.slot_table
+        self.layer.tier.append(position, keys[0], values[0], memory.recent, table, slots)
+        if fine is not None and coarse is not None:
+            extend_compressed_keys(pages, slots, fine, coarse, position, 1, self.layer.kernel_stride)
 
     def fetched(self, blocks: Tensor, length: int | Tensor) -> tuple[Tensor, Tensor]:
         """Pages with the blocks [Hkv, K] in them, and the page of each block."""

@@ -21,6 +21,8 @@ from salalocal.fields import read_json_object
 from salalocal.tokenizer import Prompt
 
 MOST_TOKENS = 1 << 16
+TIMES_AS_LONG = 8
+"""Shorter texts than so many times what is read again are answered from as they are."""
 _FILE = "generation_config.json"
 
 

@@ -231,10 +231,15 @@ class DecodeGraph:
             side.graph = graph
 
     def _side_of(self, cache: SessionCache) -> int:
-        """The side that reads the states of `cache`; those of another origin are copied to the first."""
+        """The side that reads the states of `cache`; those of another origin are copied to the first.
+
+        After a step it is the other one than the step's, whose result may still be asked for.
+        """
         assert self._sides is not None
+        if not cache.states:
+            return 1 - self._last
         for number, side in enumerate(self._sides):
-            if cache.states and _are_same(side.storage.states, tuple(cache.states)):
+            if _are_same(side.storage.states, tuple(cache.states)):
                 return number
         _copy_states(self._sides[0], cache)
         return 0
@@ -273,7 +278,9 @@ def _copy_states(side: _Side, cache: SessionCache) -> None:
 
 def _update_table(side: _Side, cache: SessionCache) -> None:
     if cache.page_table is not side.table:
-        side.storage.page_table[: len(cache.page_table)].copy_(cache.page_table)
+        # A chunk that died may have left pages beyond the room.
+        pages = cache.page_table[: len(side.storage.page_table)]
+        side.storage.page_table[: len(pages)].copy_(pages)
         side.table = cache.page_table
 
 

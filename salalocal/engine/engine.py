@@ -17,7 +17,7 @@ from salalocal.cache.session_cache import SessionCache
 from salalocal.cache.tiered_store import TieredStore
 from salalocal.config import ModelConfig
 from salalocal.documents import Document
-from salalocal.engine.closer_look import Source
+from salalocal.engine.closer_look import TIMES_AS_LONG, Source
 from salalocal.engine.events import Done, Evidence, Token
 from salalocal.engine.generate import generate, read_prompt
 from salalocal.engine.gpu_memory import allowed_bytes
@@ -265,8 +265,11 @@ class Engine:
             raise Cancelled(session.length) from error
 
     def _takes_closer_look(self, prompt: Prompt) -> bool:
+        """Where the model asks for it, of texts that are read sparsely and are many times as long as what it takes."""
         sparse = self.config.sparse
-        return bool(self.closer_look_tokens) and sparse is not None and len(prompt.ids) >= sparse.dense_len
+        if not self.closer_look_tokens or sparse is None:
+            return False
+        return len(prompt.ids) >= max(sparse.dense_len, TIMES_AS_LONG * self.closer_look_tokens)
 
     def _look_closer(
         self, whole: Source, messages: Sequence[Message], cancel: threading.Event | None

@@ -70,6 +70,8 @@ class Session:
         self.is_watched = False
         self._readings = Readings(record_selection, network.config.sparse_layers)
         self._logits: Tensor | None = None
+        # Whether they lie where the decoder's next step but one leaves its own.
+        self._logits_are_lent = False
         self.token_ids: list[int] = []
         self.checkpoints: list[Checkpoint] = []
         # All checkpoints of this past that anybody holds, also those thinned out of the list above.
@@ -184,7 +186,7 @@ class Session:
         last = logits[-1].clone()
         self._cache.commit(len(token_ids), states)
         self.token_ids.extend(token_ids)
-        self._logits = last
+        self._logits, self._logits_are_lent = last, False
         self._readings.add(found, self.is_watched)
         if all_logits is not None:
             all_logits.append(logits)
@@ -232,8 +234,9 @@ class Session:
         return decoder
 
     def _take_over(self, token: int, length: int, result: StepResult) -> None:
-        """Makes a step up to `length` + 1 count, with copies of its results; may be begun anew."""
-        self._logits = result.logits.clone()
+        """Makes a step up to `length` + 1 count; may be begun anew."""
+        # Nobody asks for most of them, and a copy is a launch between two graphs.
+        self._logits, self._logits_are_lent = result.logits, True
         if self._readings.records_selection or self.is_watched:
             self._readings.take_copy(result.reads, self._cache.blocks_of(length + 1), self.is_watched)
         self.token_ids[length:] = [token]
@@ -278,7 +281,7 @@ class Session:
         """
         if self.checkpoints and self.checkpoints[-1].position == self.length:
             return self.checkpoints[-1]
-        made = self._cache.checkpoint(self._logits)
+        made = self._cache.checkpoint(self.logits)
         self._valid.add(made)
         self.checkpoints.append(made)
         dropped = thin([known.position for known in self.checkpoints], CHECKPOINT_BUDGET_BYTES // max(1, made.nbytes))
@@ -300,7 +303,7 @@ class Session:
     def _go_back(self, target: Checkpoint) -> None:
         self._saves.cut(target.position)
         self._cache.rewind(target)
-        self._logits = target.logits
+        self._logits, self._logits_are_lent = target.logits, False
         del self.token_ids[target.position :]
         self.checkpoints = [known for known in self.checkpoints if known.position <= target.position]
         self._valid = weakref.WeakSet(known for known in self._valid if known.position <= target.position)
@@ -315,7 +318,7 @@ class Session:
         copy = Session(
             self._network, self._cache.fork(), self._default_chunk, self.max_tokens, records, self._saves.model
         )
-        copy._logits = self._logits
+        copy._logits = self.logits
         copy.token_ids = list(self.token_ids)
         copy.checkpoints = list(self.checkpoints)
         copy._valid = weakref.WeakSet(self._valid)
@@ -354,18 +357,21 @@ class Session:
         wide = torch.promote_types(self._network.dtype, torch.float32)
         logits = torch.empty(self._network.config.vocab_size, dtype=wide, device=self._network.device)
         self.token_ids, known = read_session(folder, manifest, self._cache, logits)
-        self._logits = known[-1].logits if known else None
+        self._logits, self._logits_are_lent = known[-1].logits if known else None, False
         kept = set(manifest.checkpoints)
         self.checkpoints += [checkpoint for checkpoint in known if checkpoint.position in kept]
         self._valid.update(self.checkpoints)
         self._saves.adopt(folder, manifest, text)
 
     def _contents(self) -> Contents:
-        return Contents(self._cache, self.token_ids, self._logits, self.checkpoints)
+        return Contents(self._cache, self.token_ids, self.logits, self.checkpoints)
 
     @property
     def logits(self) -> Tensor | None:
         """Logits [vocab] after the last token read, not to be written to; None before the first."""
+        if self._logits_are_lent:
+            assert self._logits is not None
+            self._logits, self._logits_are_lent = self._logits.clone(), False
         return self._logits
 
     def selected_blocks(self, layer: int) -> Tensor | None:

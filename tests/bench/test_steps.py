@@ -212,7 +212,8 @@ def test_every_row_is_timed_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     for row in rows[:4]:
         assert row.device_ms is not None
-        assert 0 < row.device_ms < row.milliseconds
+        # The next step is under way while the host reads a token, so a step may seem shorter than it is by itself.
+        assert 0 < row.device_ms < 2 * row.milliseconds
         assert len(row.parts) == 8
 
 

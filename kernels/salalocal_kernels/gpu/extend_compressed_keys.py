@@ -13,16 +13,18 @@ from torch import Tensor
 from salalocal_kernels.gpu.target import INTERPRETED
 
 # Tokens of a window that are added at once.
-_ROWS = 32
+ROWS_AT_ONCE = 32
 
 
 @triton.jit
-def _write_mean(
-    pages_ptr, table_ptr, out_ptr, window, complete, kv_head,
+def write_mean(
+    pages_ptr, table_ptr, out_ptr, window, complete, kv_head, newest, newest_at,
     stride_pp, stride_ph, stride_pb, stride_th, stride_oh, stride_on,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr, DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
-    ROWS: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, WIDE: tl.constexpr, HAS_NEWEST: tl.constexpr,
 ):  # fmt: skip
+    """One window's mean, where the window is among the `complete` ones. With HAS_NEWEST the key of the token at
+    `newest_at` is not read from its page, where it may be missing yet, but given: [DIM_PADDED]."""
     if window < complete:
         dims = tl.arange(0, DIM_PADDED)
         total = tl.zeros([DIM_PADDED], WIDE)
@@ -30,9 +32,13 @@ def _write_mean(
             rows = start + tl.arange(0, ROWS)
             token = window * STRIDE + rows
             is_inside = rows < KERNEL
+            if HAS_NEWEST:
+                is_inside = is_inside & (token != newest_at)
             page = tl.load(table_ptr + kv_head * stride_th + token // BLOCK, mask=is_inside, other=0).to(tl.int64)
             places = pages_ptr + page * stride_pp + kv_head * stride_ph + (token % BLOCK) * stride_pb
             keys = tl.load(places[:, None] + dims[None, :], mask=is_inside[:, None] & (dims < DIM)[None, :], other=0.0)
+            if HAS_NEWEST:
+                keys = tl.where((token == newest_at)[:, None], newest[None, :], keys)
             total += tl.sum(keys.to(WIDE), 0)
         mean = (total / KERNEL).to(out_ptr.dtype.element_ty)
         tl.store(out_ptr + kv_head * stride_oh + window * stride_on + dims, mean, mask=dims < DIM)
@@ -51,18 +57,20 @@ def _extend_compressed_keys_kernel(
     first = (tl.load(position) if POSITION_IN_MEMORY else position) + tl.zeros([], tl.int64)
     # Of L tokens, L / stride - 1 windows of two strides are complete.
     if program < fine_programs:
-        _write_mean(
+        write_mean(
             pages_ptr, table_ptr, fine_ptr,
             tl.maximum(first // STRIDE - 1, 0) + program, (first + tokens) // STRIDE - 1, kv_head,
+            None, 0,
             stride_pp, stride_ph, stride_pb, stride_th, stride_fh, stride_fn,
-            2 * STRIDE, STRIDE, BLOCK, DIM, DIM_PADDED, ROWS, WIDE,
+            2 * STRIDE, STRIDE, BLOCK, DIM, DIM_PADDED, ROWS, WIDE, False,
         )  # fmt: skip
     else:
-        _write_mean(
+        write_mean(
             pages_ptr, table_ptr, coarse_ptr,
             tl.maximum(first // (4 * STRIDE) - 1, 0) + program - fine_programs, (first + tokens) // (4 * STRIDE) - 1,
-            kv_head, stride_pp, stride_ph, stride_pb, stride_th, stride_ch, stride_cn,
-            8 * STRIDE, 4 * STRIDE, BLOCK, DIM, DIM_PADDED, ROWS, WIDE,
+            kv_head, None, 0,
+            stride_pp, stride_ph, stride_pb, stride_th, stride_ch, stride_cn,
+            8 * STRIDE, 4 * STRIDE, BLOCK, DIM, DIM_PADDED, ROWS, WIDE, False,
         )  # fmt: skip
 
 
@@ -92,7 +100,7 @@ def extend_compressed_keys(
         pages.stride(0), pages.stride(1), pages.stride(3), page_table.stride(0) if page_table.ndim > 1 else 0,
         fine.stride(0), fine.stride(1), coarse.stride(0), coarse.stride(1),
         POSITION_IN_MEMORY=isinstance(first_position, Tensor), STRIDE=kernel_stride, BLOCK=block_size, DIM=dim,
-        DIM_PADDED=triton.next_power_of_2(dim), ROWS=min(_ROWS, triton.next_power_of_2(2 * kernel_stride)),
+        DIM_PADDED=triton.next_power_of_2(dim), ROWS=min(ROWS_AT_ONCE, triton.next_power_of_2(2 * kernel_stride)),
         WIDE=tl.float64 if pages.dtype == torch.float64 else tl.float32,
         num_warps=1 if INTERPRETED else 2,
     )  # fmt: skip

@@ -67,14 +67,14 @@ def dot_rows(
         zeros = ()
         for row in tl.static_range(ROWS):
             own = tl.minimum(row, last_row)
-            words += (_load(words_ptr + own * (ALL_QUADS * 4) + at_words, each, IS_WHOLE, "evict_first"),)
-            scales += (_load(scales_ptr + own * GROUPS + at_groups, inside, IS_WHOLE, "").to(tl.float32),)
+            words += (load(words_ptr + own * (ALL_QUADS * 4) + at_words, each, IS_WHOLE, "evict_first"),)
+            scales += (load(scales_ptr + own * GROUPS + at_groups, inside, IS_WHOLE, "").to(tl.float32),)
             if HAS_ZEROS:
-                zeros += (_load(zeros_ptr + own * GROUPS + at_groups, inside, IS_WHOLE, "").to(tl.float32),)
+                zeros += (load(zeros_ptr + own * GROUPS + at_groups, inside, IS_WHOLE, "").to(tl.float32),)
         wait(IS_EARLY)
         planes = ()
         for plane in tl.static_range(PLANES):
-            planes += (_load(x_ptr + at_x + plane * SPAN, each, IS_WHOLE, ""),)
+            planes += (load(x_ptr + at_x + plane * SPAN, each, IS_WHOLE, ""),)
         offsets = tl.zeros([QUADS, 4], tl.float32)
         sums = tl.zeros([QUADS, 4], tl.float32)
         products = (tl.zeros([QUADS, 4], tl.float32),) * ROWS
@@ -100,7 +100,7 @@ def dot_rows(
                 if HAS_ZEROS:
                     partial -= zeros[row] * tl.sum(sums, 1)
             partials += (partial * scales[row],)
-        acc += _side_by_side(partials, ROWS)
+        acc += side_by_side(partials, ROWS)
     return tl.sum(acc, 0)
 
 
@@ -111,14 +111,14 @@ def _bias(plane: int, bits: int, has_zeros: bool) -> int:
 
 
 @triton.jit
-def _load(pointers, mask, IS_WHOLE: tl.constexpr, POLICY: tl.constexpr):
+def load(pointers, mask, IS_WHOLE: tl.constexpr, POLICY: tl.constexpr):
     if IS_WHOLE:
         return tl.load(pointers, eviction_policy=POLICY)
     return tl.load(pointers, mask=mask, other=0, eviction_policy=POLICY)
 
 
 @triton.jit
-def _side_by_side(parts, COUNT: tl.constexpr):
+def side_by_side(parts, COUNT: tl.constexpr):
     """COUNT tensors [n], a power of two -> [n, COUNT]."""
     if COUNT == 1:
         beside = parts[0][:, None]

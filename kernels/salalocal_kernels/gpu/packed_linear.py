@@ -10,6 +10,8 @@ flight. Splitting K over programs would only help matrices of fewer than some 20
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 import triton
@@ -18,7 +20,8 @@ from torch import Tensor
 
 from salalocal_kernels.gpu.early import let_next_begin, overlapped
 from salalocal_kernels.gpu.packed_dot import ONE_HIGH, ONE_LOW, dot_rows
-from salalocal_kernels.gpu.target import multiprocessors
+from salalocal_kernels.gpu.packed_mma import FEWEST_ROWS, GROUP_OF_QUARTET, ONES_BFLOAT16, Mma, mma_rows
+from salalocal_kernels.gpu.target import capability, multiprocessors
 from salalocal_kernels.ref.planes import Planes
 
 # Rows of a program, by the programs per multiprocessor that they leave; more rows share the work on x.
@@ -28,6 +31,12 @@ _WARPS = 4
 # More stages bring the words of the next step through shared memory (8 rows: 24 KiB at 2) where K takes several steps.
 _STAGES = 1
 _SLOTS = 4
+# How tensor cores multiply 4 bits where they can; None where they do not, until that is timed.
+_MMA: Mma | None = None
+# Registers of a thread. Fewer, by its rows, on an H100 for a program of packed_linear that takes a row at once and has
+# no zero points: six or eight of them fit beside each other, the next launch's among them. `ahead` takes 8 more.
+_MMA_MOST_REGISTERS = 96
+_MMA_REGISTERS = {8: 80, 4: 64}
 
 
 @triton.jit
@@ -37,10 +46,10 @@ def _packed_linear_kernel(
     words1_ptr, scales1_ptr, zeros1_ptr, rows1, column1,
     words2_ptr, scales2_ptr, zeros2_ptr, rows2, column2,
     words3_ptr, scales3_ptr, zeros3_ptr, rows3, column3,
-    one_high, one_low, tokens, stride_xt, stride_ot,
+    one_high, one_low, ones, tokens, stride_xt, stride_ot,
     SLOTS: tl.constexpr, FOURS: tl.constexpr, HAS_ZEROS: tl.constexpr, GROUP: tl.constexpr, COLUMNS: tl.constexpr,
     ROWS: tl.constexpr, QUADS_FOUR: tl.constexpr, QUADS_EIGHT: tl.constexpr, EXACT: tl.constexpr,
-    STAGES: tl.constexpr, IS_EARLY: tl.constexpr,
+    STAGES: tl.constexpr, IS_EARLY: tl.constexpr, MMA: tl.constexpr,
 ):  # fmt: skip
     let_next_begin(IS_EARLY)
     # One axis, tokens innermost: the tokens' programs share a matrix's rows in the L2 cache, and the other axes of a
@@ -87,26 +96,26 @@ def _packed_linear_kernel(
     x_ptr += token * stride_xt
     # With both formats there is one copy of the code for each, and a program goes through one.
     if FOURS == SLOTS:
-        y = dot_rows(
-            words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows, one_high, one_low,
-            4, HAS_ZEROS, GROUP, COLUMNS, ROWS, QUADS_FOUR, EXACT, STAGES, IS_EARLY,
+        y = _dot_rows(
+            words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows, one_high, one_low, ones,
+            4, HAS_ZEROS, GROUP, COLUMNS, ROWS, QUADS_FOUR, EXACT, STAGES, IS_EARLY, MMA,
         )  # fmt: skip
     elif FOURS == 0:
-        y = dot_rows(
-            words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows, one_high, one_low,
-            8, False, GROUP, COLUMNS, ROWS, QUADS_EIGHT, EXACT, STAGES, IS_EARLY,
+        y = _dot_rows(
+            words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows, one_high, one_low, ones,
+            8, False, GROUP, COLUMNS, ROWS, QUADS_EIGHT, EXACT, STAGES, IS_EARLY, MMA,
         )  # fmt: skip
     else:
         y = tl.zeros([ROWS], tl.float32)
         if is_four:
-            y += dot_rows(
-                words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows, one_high, one_low,
-                4, HAS_ZEROS, GROUP, COLUMNS, ROWS, QUADS_FOUR, EXACT, STAGES, IS_EARLY,
+            y += _dot_rows(
+                words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows, one_high, one_low, ones,
+                4, HAS_ZEROS, GROUP, COLUMNS, ROWS, QUADS_FOUR, EXACT, STAGES, IS_EARLY, MMA,
             )  # fmt: skip
         else:
-            y += dot_rows(
-                words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows, one_high, one_low,
-                8, False, GROUP, COLUMNS, ROWS, QUADS_EIGHT, EXACT, STAGES, IS_EARLY,
+            y += _dot_rows(
+                words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows, one_high, one_low, ones,
+                8, False, GROUP, COLUMNS, ROWS, QUADS_EIGHT, EXACT, STAGES, IS_EARLY, MMA,
             )  # fmt: skip
     own = first_row + tl.arange(0, ROWS)
     tl.store(out_ptr + token * stride_ot + column + own, y.to(out_ptr.dtype.element_ty), mask=own < rows)
@@ -116,27 +125,53 @@ def _packed_linear_kernel(
 def _packed_silu_mul_kernel(
     x_ptr, out_ptr,
     gate_words_ptr, gate_scales_ptr, gate_zeros_ptr, up_words_ptr, up_scales_ptr, up_zeros_ptr,
-    rows, one_high, one_low, stride_xt, stride_ot,
+    rows, one_high, one_low, ones, stride_xt, stride_ot,
     GATE_BITS: tl.constexpr, GATE_ZEROS: tl.constexpr, GATE_QUADS: tl.constexpr,
     UP_BITS: tl.constexpr, UP_ZEROS: tl.constexpr, UP_QUADS: tl.constexpr,
     GROUP: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, EXACT: tl.constexpr,
-    STAGES: tl.constexpr, IS_EARLY: tl.constexpr,
+    STAGES: tl.constexpr, IS_EARLY: tl.constexpr, MMA: tl.constexpr,
 ):  # fmt: skip
     let_next_begin(IS_EARLY)
     token = tl.program_id(0).to(tl.int64)
     first_row = tl.program_id(1) * ROWS
     x_ptr += token * stride_xt
-    gate = dot_rows(
-        gate_words_ptr, gate_scales_ptr, gate_zeros_ptr, x_ptr, first_row, rows, one_high, one_low,
-        GATE_BITS, GATE_ZEROS, GROUP, COLUMNS, ROWS, GATE_QUADS, EXACT, STAGES, IS_EARLY,
-    )  # fmt: skip
-    up = dot_rows(
-        up_words_ptr, up_scales_ptr, up_zeros_ptr, x_ptr, first_row, rows, one_high, one_low,
-        UP_BITS, UP_ZEROS, GROUP, COLUMNS, ROWS, UP_QUADS, EXACT, STAGES, IS_EARLY,
-    )  # fmt: skip
+    if MMA is not None:
+        y = mma_rows(
+            (gate_words_ptr, up_words_ptr), (gate_scales_ptr, up_scales_ptr), (gate_zeros_ptr, up_zeros_ptr),
+            x_ptr, first_row, rows, ones, GATE_ZEROS, COLUMNS, ROWS, GATE_QUADS, STAGES, IS_EARLY, MMA,
+        )  # fmt: skip
+        gate, up = tl.split(tl.trans(tl.reshape(y, [2, ROWS])))
+    else:
+        gate = dot_rows(
+            gate_words_ptr, gate_scales_ptr, gate_zeros_ptr, x_ptr, first_row, rows, one_high, one_low,
+            GATE_BITS, GATE_ZEROS, GROUP, COLUMNS, ROWS, GATE_QUADS, EXACT, STAGES, IS_EARLY,
+        )  # fmt: skip
+        up = dot_rows(
+            up_words_ptr, up_scales_ptr, up_zeros_ptr, x_ptr, first_row, rows, one_high, one_low,
+            UP_BITS, UP_ZEROS, GROUP, COLUMNS, ROWS, UP_QUADS, EXACT, STAGES, IS_EARLY,
+        )  # fmt: skip
     own = first_row + tl.arange(0, ROWS)
     y = gate / (1.0 + tl.exp(-gate)) * up
     tl.store(out_ptr + token * stride_ot + own, y.to(out_ptr.dtype.element_ty), mask=own < rows)
+
+
+@triton.jit
+def _dot_rows(
+    words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows_total, one_high, one_low, ones,
+    BITS: tl.constexpr, HAS_ZEROS: tl.constexpr, GROUP: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+    QUADS: tl.constexpr, EXACT: tl.constexpr, STAGES: tl.constexpr, IS_EARLY: tl.constexpr, MMA: tl.constexpr,
+):  # fmt: skip
+    if BITS == 4 and MMA is not None:
+        y = mma_rows(
+            (words_ptr,), (scales_ptr,), (zeros_ptr,), x_ptr, first_row, rows_total, ones,
+            HAS_ZEROS, COLUMNS, ROWS, QUADS, STAGES, IS_EARLY, MMA,
+        )  # fmt: skip
+    else:
+        y = dot_rows(
+            words_ptr, scales_ptr, zeros_ptr, x_ptr, first_row, rows_total, one_high, one_low,
+            BITS, HAS_ZEROS, GROUP, COLUMNS, ROWS, QUADS, EXACT, STAGES, IS_EARLY,
+        )  # fmt: skip
+    return y
 
 
 def packed_linear(x: Tensor, matrices: Sequence[Planes]) -> tuple[Tensor, ...]:
@@ -164,14 +199,17 @@ def packed_linear(x: Tensor, matrices: Sequence[Planes]) -> tuple[Tensor, ...]:
         matrix = matrices[index]
         slots += [matrix.words, matrix.scales, _zeros(matrix), counts[index], sum(counts[:index])]
     slots += slots[:5] * (_SLOTS - len(matrices))
+    mma = _mma(flat, matrices, rows)
+    if mma["MMA"] is not None:
+        rows = max(FEWEST_ROWS, rows)
     programs = sum(triton.cdiv(count, rows) for count in counts)
     if flat.shape[0] and programs:
         _packed_linear_kernel[(flat.shape[0] * programs,)](
-            flat, out, *slots, ONE_HIGH, ONE_LOW, flat.shape[0], flat.stride(0), out.stride(0),
+            flat, out, *slots, ONE_HIGH, ONE_LOW, ONES_BFLOAT16, flat.shape[0], flat.stride(0), out.stride(0),
             SLOTS=len(matrices), FOURS=len(fours), HAS_ZEROS=has_zeros, GROUP=group_size, COLUMNS=columns,
             ROWS=rows, QUADS_FOUR=quads(columns, 4), QUADS_EIGHT=quads(columns, 8), EXACT=x.dtype == torch.float32,
             STAGES=_STAGES, num_warps=warps(columns, max(matrix.bits for matrix in matrices)),
-            **overlapped(x.device),
+            **mma, **overlapped(x.device),
         )  # fmt: skip
     return tuple(part.view(*x.shape[:-1], part.shape[-1]) for part in torch.split(out, counts, dim=1))
 
@@ -183,17 +221,22 @@ def packed_silu_mul(x: Tensor, gate: Planes, up: Planes) -> Tensor:
     assert up.shape == gate.shape
     flat = _flat(x, columns)
     out = torch.empty(flat.shape[0], rows_total, dtype=x.dtype, device=x.device)
-    # A program takes as many rows of gate as of up.
     rows = rows_per_program(rows_total, x.device)
+    is_alike = gate.bits == up.bits and (gate.zeros is None) == (up.zeros is None)
+    mma = _mma(flat, (gate, up), rows, is_linear=False) if is_alike else {"MMA": None}
+    # A program takes as many rows of gate as of up, on tensor cores all at once.
+    if mma["MMA"] is not None:
+        rows = max(FEWEST_ROWS, rows // 2)
     if out.numel():
         _packed_silu_mul_kernel[(flat.shape[0], triton.cdiv(rows_total, rows))](
             flat, out,
             gate.words, gate.scales, _zeros(gate), up.words, up.scales, _zeros(up),
-            rows_total, ONE_HIGH, ONE_LOW, flat.stride(0), out.stride(0),
+            rows_total, ONE_HIGH, ONE_LOW, ONES_BFLOAT16, flat.stride(0), out.stride(0),
             GATE_BITS=gate.bits, GATE_ZEROS=gate.zeros is not None, GATE_QUADS=quads(columns, gate.bits),
             UP_BITS=up.bits, UP_ZEROS=up.zeros is not None, UP_QUADS=quads(columns, up.bits),
             GROUP=gate.group_size, COLUMNS=columns, ROWS=rows, EXACT=x.dtype == torch.float32,
-            STAGES=_STAGES, num_warps=warps(columns, max(gate.bits, up.bits)), **overlapped(x.device),
+            STAGES=_STAGES, num_warps=warps(columns, max(gate.bits, up.bits)),
+            **mma, **overlapped(x.device),
         )  # fmt: skip
     return out.view(*x.shape[:-1], rows_total)
 
@@ -212,6 +255,21 @@ def quads(columns: int, bits: int) -> int:
 def warps(columns: int, bits: int) -> int:
     """Warps of a program; a short row has not work for all."""
     return max(1, quads(columns, bits) // 32)
+
+
+def _mma(x: Tensor, matrices: Sequence[Planes], rows: int, is_linear: bool = True) -> dict[str, Any]:
+    """Options of a launch whose programs take so many rows: MMA for the kernel, registers for the compiler."""
+    columns, fours = x.shape[1], [matrix for matrix in matrices if matrix.bits == 4]
+    is_grouped = bool(fours) and all(matrix.group_size == GROUP_OF_QUARTET for matrix in fours)
+    if _MMA is None or not is_grouped or x.dtype != torch.bfloat16 or quads(columns, 4) < 32:
+        return {"MMA": None}
+    is_full = all(matrix.shape[0] % max(FEWEST_ROWS, rows) == 0 for matrix in matrices)
+    card = capability(x.device)
+    ahead = _MMA.ahead if card >= 90 else 0
+    is_plain = all(matrix.bits == 4 and matrix.zeros is None for matrix in matrices)
+    is_narrow = is_linear and is_plain and quads(columns, 4) * 32 == columns and card == 90
+    registers = _MMA_REGISTERS.get(rows, _MMA_MOST_REGISTERS) if is_narrow else _MMA_MOST_REGISTERS
+    return {"MMA": replace(_MMA, is_full=is_full, ahead=ahead), "maxnreg": registers + (8 if ahead else 0)}
 
 
 def _flat(x: Tensor, columns: int) -> Tensor:

@@ -114,7 +114,7 @@ def test_what_a_step_launches() -> None:
     names = [launch.kernel.fn.__name__ for launch in launches_of(StepKind(True, False, GREEDY))]
     assert names == [
         "_rope_table_kernel", "_gather_rows_kernel", "_rms_norm_kernel",
-        "_packed_linear_kernel", "_extend_compressed_keys_kernel", "_coarse_lse_kernel", "_block_scores_kernel",
+        "_packed_linear_kernel", "_append_token_kernel", "_coarse_lse_kernel", "_block_scores_kernel",
         "_select_blocks_kernel", "_attend_split_kernel", "_combine_splits_kernel", "_norm_gate_kernel",
         "_packed_linear_kernel", *FEED_FORWARD,
         "_packed_linear_kernel", "_lightning_decode_kernel", "_packed_linear_kernel", *FEED_FORWARD,

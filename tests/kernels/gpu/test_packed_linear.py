@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -113,6 +114,61 @@ def check_bfloat16_way_of_subtracting_the_zero_points() -> None:
             assert error(found, ref.packed_linear(x.double(), (matrix,))[0]) < 1e-5, form
 
 
+class Widened:
+    """A kernel that stores float32, so that the rounding of the result does not hide that of its sums."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+        self.out = torch.empty(0)
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def run(x: torch.Tensor, out: torch.Tensor, *args: object, **kwargs: object) -> None:
+            self.out = torch.full(out.shape, float("nan"))
+            self.kernel[grid](x, self.out, *args, **kwargs)
+
+        return run
+
+
+def check_tensor_cores() -> None:
+    # An x of 500 beside others of 1 meets every code, also the middle one, whose product should vanish.
+    linear, silu_mul = Widened(gpu._packed_linear_kernel), Widened(gpu._packed_silu_mul_kernel)
+    cases = [
+        (form, columns, rows) for form in ("int4-128", "int4-128-zeros") for columns in (4096, 5120) for rows in (1, 16)
+    ]
+    cases += [("int4-128", 896, 11), ("int4-128", 4096, 6), ("int4-128", 8192, 3)]
+    with (
+        mock.patch.object(gpu, "_MMA", gpu.Mma()),
+        mock.patch.object(gpu, "_packed_linear_kernel", linear),
+        mock.patch.object(gpu, "_packed_silu_mul_kernel", silu_mul),
+    ):
+        for form, columns, rows in cases:
+            matrix, x = packed(rows, columns, form), numbers(2, columns, dtype=torch.bfloat16)
+            x[1, 77] = 500
+            gpu.packed_linear(x, (matrix,))
+            (exact,) = ref.packed_linear(x.double(), (matrix,))
+            assert error(linear.out[:1], exact[:1]) < 5e-6, (form, columns, rows)
+            assert rows == 1 or error(linear.out[1:], exact[1:]) < 2e-5, (form, columns, rows)
+        x = numbers(2, 4096, dtype=torch.bfloat16)
+        mixed = [packed(9, 4096, form, seed=3) for form in ("int8-128", "int4-128", "int4-128")]
+        gpu.packed_linear(x, mixed)
+        assert error(linear.out, torch.cat(ref.packed_linear(x.double(), mixed), 1)) < 5e-6
+        x /= 50
+        for rows in (8, 19):
+            gate, up = packed(rows, 4096, "int4-128", seed=1), packed(rows, 4096, "int4-128", seed=2)
+            gpu.packed_silu_mul(x, gate, up)
+            assert error(silu_mul.out, ref.packed_silu_mul(x.double(), gate, up)) < 1e-5, rows
+
+
+def check_what_tensor_cores_are_not_for() -> None:
+    with mock.patch.object(gpu, "_MMA", gpu.Mma()):
+        for form, dtype in (("int4-64", torch.bfloat16), ("int4-128", torch.float32), ("int8-128", torch.bfloat16)):
+            assert gpu._mma(numbers(1, 4096, dtype=dtype), (packed(8, 4096, form),), 8) == {"MMA": None}
+        assert gpu._mma(numbers(1, 512, dtype=torch.bfloat16), (packed(8, 512, "int4-128"),), 8) == {"MMA": None}
+        gate, up = packed(9, 4096, "int4-128"), packed(9, 4096, "int8-128")
+        x = numbers(1, 4096) / 50
+        assert error(gpu.packed_silu_mul(x, gate, up), ref.packed_silu_mul(x.double(), gate, up)) < 2e-6
+
+
 def models() -> dict[str, tuple[int, Sequence[Planes]]]:
     """Launches of a decode step by name: K, and the matrices that share an input."""
 
@@ -157,6 +213,53 @@ def test_float32_and_the_feed_forward_compile() -> None:
     for capability in (86, 90):
         assert_fits(feed_forward, capability)
         assert_fits(wide, capability)
+
+
+TENSOR_CORES = {
+    "shifts": gpu.Mma(),
+    "products": gpu.Mma(multiplied=3),
+    "ahead": gpu.Mma(multiplied=3, ahead=256, policy=""),
+}
+
+
+@pytest.mark.parametrize("name", TENSOR_CORES)
+def test_tensor_cores_compile(name: str) -> None:
+    x = torch.empty(1, 4096, dtype=torch.bfloat16, device="meta")
+    gate = packed(16384, 4096, "int4-128", "meta")
+    for capability in SHARED_BYTES if name == "products" else (86, 90):
+        is_early = capability >= 90
+        early = {"IS_EARLY": True, "launch_pdl": True} if is_early else {"IS_EARLY": False}
+        with (
+            mock.patch.object(gpu, "_MMA", TENSOR_CORES[name]),
+            mock.patch.object(gpu, "multiprocessors", return_value=132),
+            mock.patch.object(gpu, "capability", return_value=capability),
+            mock.patch.object(gpu, "overlapped", return_value=early),
+        ):
+            found = launches(lambda: gpu.packed_silu_mul(x, gate, gate))
+            for launch in ("lightning", "o", "down"):
+                columns, matrices = models()[launch]
+                token = torch.empty(1, columns, dtype=torch.bfloat16, device="meta")
+                found += launches(lambda token=token, matrices=matrices: gpu.packed_linear(token, matrices))
+        for one in found:
+            ptx = assert_fits(one, capability).ptx
+            assert ptx.count("mma.sync") == 40
+            assert ("cp.async.bulk.prefetch" in ptx) == (is_early and TENSOR_CORES[name].ahead > 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("zeros", ["", "-zeros"])
+@pytest.mark.parametrize("name", TENSOR_CORES)
+@pytest.mark.parametrize("shape", [(32768, 4096), (4096, 16384), (4096, 4096), (4099, 1024)], ids=str)
+def test_tensor_cores_on_the_card(shape: tuple[int, int], name: str, zeros: str) -> None:
+    matrix, x = packed(*shape, f"int4-128{zeros}", "cuda"), numbers(1, shape[1], dtype=torch.bfloat16, device="cuda")
+    (exact,) = ref.packed_linear(x.double(), (matrix,))
+    (usual,) = ref.packed_linear(x, (matrix,))
+    with mock.patch.object(gpu, "_MMA", TENSOR_CORES[name]):
+        (found,) = gpu.packed_linear(x, (matrix,))
+        product = gpu.packed_silu_mul(x / 50, matrix, matrix)
+    assert error(found, exact) <= 2 * error(usual, exact)
+    exact, usual = ref.packed_silu_mul((x / 50).double(), matrix, matrix), ref.packed_silu_mul(x / 50, matrix, matrix)
+    assert error(product, exact) <= 2 * error(usual, exact)
 
 
 @pytest.mark.gpu

@@ -103,7 +103,7 @@ def test_compiles_for_every_card(form: str) -> None:
     (steps,) = launches(lambda: gpu.plane_steps(matrix, torch.int8))
     for capability in SHARED_BYTES if form == "int4-128" else (86, 90):
         found = assert_fits(values, capability)
-        assert all(".v2.b32" in line for line in found.ptx.splitlines() if "st.global" in line)
+        assert all(".v4.b32" in line for line in found.ptx.splitlines() if "st.global" in line)
     assert_fits(steps, 86)
     if form == "int4-128":
         (bytes_,) = launches(lambda: gpu.plane_steps(matrix, torch.float8_e4m3fn))
