@@ -200,6 +200,21 @@ def test_a_replay_waits_for_nothing(load: Callable[..., Engine]) -> None:
         torch.cuda.set_sync_debug_mode(before)
 
 
+def test_an_answer_waits_for_its_tokens_only(load: Callable[..., Engine]) -> None:
+    """Also where a block begins: three of them in 40 tokens."""
+    session, sampler, token = load("bfloat16").new_session(), Sampler(Sampling()), 3
+    session.prefill(random_ids(70))
+    before = torch.cuda.get_sync_debug_mode()
+    try:
+        for number in range(44):
+            if number == 4:
+                torch.cuda.set_sync_debug_mode("error")
+            token = session.step_and_choose(token, sampler)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    assert session.length == 114
+
+
 def test_the_embedded_model() -> None:
     """The model of the package decodes as one graph."""
     engine = salalocal.load("salalocal-pocket", device="cuda")
