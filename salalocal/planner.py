@@ -106,7 +106,7 @@ def footprint(config: ModelConfig, item_bytes: int, chunk_tokens: int, *, unpack
         session_bytes=2 * len(config.lightning_layers) * state,
         workspace_bytes=min(chunk_tokens, _SLICE_TOKENS) * widest
         + (256 << 20)
-        + (_DEQUANTIZE_BYTES if keeps_packed else 0),
+        + (min(_DEQUANTIZE_BYTES, config.intermediate_size * hidden * item_bytes) if keeps_packed else 0),
         compressed_token_bytes=storage * compressed,
         # Of every layer K and V on their way to the host, and of one what was read so far and of the next piece.
         streaming_bytes=chunk_tokens

@@ -220,8 +220,8 @@ def _warm_up(network: Network, length: int, chunk_tokens: int, tiers: TieredStor
 
 def traffic_of(session: Session) -> Traffic | None:
     """What a session has moved so far, where it keeps K/V in main memory and counts."""
-    counted = getattr(session, "traffic", None)
-    return None if counted is None else Traffic(int(counted.hits), int(counted.misses), int(counted.bytes))
+    counted = session.traffic
+    return None if counted is None else Traffic(counted.hits, counted.misses, counted.bytes + counted.streamed_bytes)
 
 
 def _between(before: Traffic | None, after: Traffic | None) -> Traffic | None:

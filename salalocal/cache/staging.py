@@ -77,6 +77,8 @@ class Staging:
         self._buffers = [torch.zeros(pages, *page_shape, dtype=dtype, device=device) for _ in range(2)]
         self._lane = Lane(device)
         self._held: list[tuple[Hashable, int] | None] = [None, None]
+        # From the host, since the beginning.
+        self.copied_bytes = 0
         self._ready: list[torch.cuda.Event | None] = [None, None]
 
     @property
@@ -141,12 +143,13 @@ class Staging:
             else wanted[slice(*np.searchsorted(wanted, (start, stop)))] - start
         )
         with self._lane.copying():
-            read_pages(host, numbers[start:stop], places, self._buffers[index])
+            copied = read_pages(host, numbers[start:stop], places, self._buffers[index])
+        self.copied_bytes += copied * self._buffers[index][0].nbytes
         self._ready[index] = self._lane.mark()
 
 
-def read_pages(host: HostPages, numbers: np.ndarray, wanted: np.ndarray, target: Tensor) -> None:
-    """Copies pages from the host, those of `wanted` places at least.
+def read_pages(host: HostPages, numbers: np.ndarray, wanted: np.ndarray, target: Tensor) -> int:
+    """Copies pages from the host, those of `wanted` places at least; returns how many.
 
     Args:
         host: where they are.
@@ -154,9 +157,12 @@ def read_pages(host: HostPages, numbers: np.ndarray, wanted: np.ndarray, target:
         wanted: ascending places.
         target: [n or more, Hkv, 2, B, D].
     """
+    copied = 0
     for start, stop in page_runs(numbers, wanted, host.per_segment, _GAP_PAGES):
         segment, at = divmod(int(numbers[start]), host.per_segment)
         target[start:stop].copy_(host.segments[segment][at : at + stop - start], non_blocking=True)
+        copied += stop - start
+    return copied
 
 
 def write_pages(host: HostPages, numbers: np.ndarray, source: Tensor) -> None:

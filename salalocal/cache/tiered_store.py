@@ -19,17 +19,19 @@ from salalocal_kernels import HostPages, SlotPool, fetch_blocks, write_token
 
 @dataclass(frozen=True)
 class Traffic:
-    """Blocks that decode steps asked for.
+    """What came from the host: blocks that decode steps asked for, and history that chunks were computed with.
 
     Attributes:
         hits: those that were on the device.
         misses: those that were fetched from the host.
         bytes: that this took.
+        streamed_bytes: of history, for chunks.
     """
 
     hits: int
     misses: int
     bytes: int
+    streamed_bytes: int
 
 
 @dataclass(frozen=True)
@@ -211,4 +213,4 @@ class TieredStore:
     def traffic(self) -> Traffic:
         """Since the beginning; waits for the device."""
         hits, misses = self._counts.sum(0).tolist()
-        return Traffic(hits, misses, misses * self._slots[0, 0].nbytes)
+        return Traffic(hits, misses, misses * self._slots[0, 0].nbytes, self.staging.copied_bytes)

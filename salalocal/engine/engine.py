@@ -322,9 +322,12 @@ class Engine:
 def available_bytes(device: torch.device) -> int:
     """Memory that weights and caches may take now."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
+        free, total = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        free = min(free, max(0, allowed_bytes(device) - torch.cuda.memory_allocated(device)))
+        allowed = allowed_bytes(device)
+        if allowed < total:
+            # Under a cap, what CUDA itself takes is left out already, and the cap is kept whatever is taken.
+            return min(usable_bytes(free), max(0, allowed - torch.cuda.memory_allocated(device)))
     else:
         free = psutil.virtual_memory().available
     return usable_bytes(free)

@@ -31,7 +31,9 @@ FULL = (
     Stage(0.25, 64, "dense", 3.5, SampleShape(2048, 34, 0.32, 160, 48), 3.0),
     Stage(0.76, 16, "dense", 5.0, SampleShape(8192, 160, 0.22, 256, 128), 4.0),
     Stage(0.90, 4, "dense", 5.5, SampleShape(32768, 500, 0.13, 512, 320), 3.0),
-    Stage(1.00, 16, "sparse", 5.5, SampleShape(8192, 160, 0.22, 256, 128)),
+    Stage(0.97, 16, "sparse", 5.5, SampleShape(8192, 160, 0.22, 256, 128)),
+    # As short as what a closer look reads.
+    Stage(1.00, 64, "dense", 5.5, SampleShape(2048, 34, 0.32, 160, 48)),
 )
 SMALL = (
     Stage(0.5, 8, "dense", 0.0, SampleShape(512, 7, 0.36, 48, 16)),

@@ -161,11 +161,11 @@ def test_out_of_memory_is_a_row(network: Network, monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_a_session_moves_is_told(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions that keep K/V in main memory count; those of today do not."""
+    """Sessions that keep K/V in main memory count."""
 
     class Counting(Session):
         class traffic:
-            hits, misses, bytes, pin_seconds = 0, 0, 0, 0.25
+            hits, misses, bytes, streamed_bytes, pin_seconds = 0, 0, 0, 0, 0.25
 
         def _step(self, *arguments: object) -> object:
             self.traffic.hits += 87

@@ -49,6 +49,11 @@ def resident(folder: Path) -> Engine:
     return salalocal.load(folder, device="cuda", dtype="bfloat16")
 
 
+@pytest.fixture(scope="module")
+def wide(folder: Path) -> Engine:
+    return salalocal.load(folder, device="cuda", dtype="float64")
+
+
 @pytest.fixture
 def tiered(folder: Path) -> Callable[..., Engine]:
     def make(slots: int = LEAST_SLOTS, staged: int = 129) -> Engine:
@@ -94,12 +99,14 @@ def test_steps_in_the_graph_are_bit_equal(tiered: Callable[..., Engine], residen
     traffic = one.traffic
     assert traffic is not None
     assert traffic.hits > 0
-    assert traffic.misses > 0
+    assert (traffic.misses > 0) == (length > 50), "a short context fits the pool"
     assert traffic.bytes == traffic.misses << 15
 
 
 @pytest.mark.parametrize("chunk", [8192, 3000])
-def test_a_history_that_comes_in_pieces(tiered: Callable[..., Engine], resident: Engine, chunk: int) -> None:
+def test_a_history_that_comes_in_pieces(
+    tiered: Callable[..., Engine], resident: Engine, wide: Engine, chunk: int
+) -> None:
     one, other = tiered().new_session(record_selection=True), resident.new_session(record_selection=True)
     for session in (one, other):
         session.prefill(ids(30_000), chunk_size=chunk)
@@ -107,13 +114,21 @@ def test_a_history_that_comes_in_pieces(tiered: Callable[..., Engine], resident:
     assert first is not None
     assert second is not None
     assert torch.equal(first, second), "the first layer's keys are the same"
-    found, expected = one.logits, other.logits
-    assert found is not None
-    assert expected is not None
-    assert (found - expected).square().mean().sqrt() <= 0.03 * expected.square().mean().sqrt()
-    for token in ids(20, seed=2):
-        found, expected = one.step(token), other.step(token)
-        assert (found - expected).square().mean().sqrt() <= 0.03 * expected.square().mean().sqrt()
+    # Sums in another order, in bfloat16, which move what later layers select: no further from the exact logits than
+    # a session that has everything on the device.
+    exact = wide.new_session()
+    exact.prefill(ids(30_000), chunk_size=chunk)
+    tokens = ids(20, seed=2)
+    errors = [
+        [
+            (session.step(token).double() - logits).square().mean()
+            for token, logits in zip(tokens, expected, strict=True)
+        ]
+        for expected in [[exact.step(token) for token in tokens]]
+        for session in (one, other)
+    ]
+    ours, usual = (torch.stack(each).mean().sqrt() for each in errors)
+    assert ours <= 2 * usual
 
 
 def test_forks_and_going_back(tiered: Callable[..., Engine], resident: Engine) -> None:

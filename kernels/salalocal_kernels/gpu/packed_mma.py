@@ -60,6 +60,11 @@ def mma_rows(
 
     With several matrices of one shape, whose pointers are tuples, [matrices x ROWS]: those of the first, of the second.
     """
+    # Named one by one: Triton 3.6 takes a field of a constant for a plain value.
+    POLICY: tl.constexpr = MMA.policy
+    AHEAD: tl.constexpr = MMA.ahead
+    MULTIPLIED: tl.constexpr = MMA.multiplied
+    IS_FULL: tl.constexpr = MMA.is_full
     GROUP: tl.constexpr = 128
     SPAN: tl.constexpr = GROUP // 8
     QUADS_PER_GROUP: tl.constexpr = 4
@@ -86,24 +91,24 @@ def mma_rows(
         at_words = quads[:, None] * 4 + column
         at_groups = quads // QUADS_PER_GROUP
         at_x = (at_groups * GROUP + quads % QUADS_PER_GROUP * 4)[:, None] + column
-        if MMA.ahead > 0:
+        if AHEAD > 0:
             for index in tl.static_range(len(words_ptrs)):
                 words_ptr = words_ptrs[index] + wide_row * (ALL_QUADS * 4)
                 if ALL_QUADS > QUADS:
                     if start + QUADS < ALL_QUADS and first_row + ROWS <= rows_total:
                         _prefetch(words_ptr + (start + QUADS) * 4, ROWS, ALL_QUADS * 16, QUADS * 16)
-                elif first_row + (MMA.ahead + 1) * ROWS <= rows_total:
-                    _prefetch(words_ptr + MMA.ahead * (ROWS * ALL_QUADS * 4), 1, 0, ROWS * ALL_QUADS * 16)
+                elif first_row + (AHEAD + 1) * ROWS <= rows_total:
+                    _prefetch(words_ptr + AHEAD * (ROWS * ALL_QUADS * 4), 1, 0, ROWS * ALL_QUADS * 16)
         words = ()
         scales = ()
         zeros = ()
         for index in tl.static_range(COUNT):
             words_ptr = words_ptrs[index // ROWS] + wide_row * (ALL_QUADS * 4)
-            own = index % ROWS if MMA.is_full else tl.minimum(index % ROWS, last_row)
-            words += (load(words_ptr + own * (ALL_QUADS * 4) + at_words, each, IS_WHOLE, MMA.policy),)
+            own = index % ROWS if IS_FULL else tl.minimum(index % ROWS, last_row)
+            words += (load(words_ptr + own * (ALL_QUADS * 4) + at_words, each, IS_WHOLE, POLICY),)
         for index in tl.static_range(0, COUNT, 4):
             own = index % ROWS + member
-            at_scales = wide_row * GROUPS + (own if MMA.is_full else tl.minimum(own, last_row)) * GROUPS + at_groups
+            at_scales = wide_row * GROUPS + (own if IS_FULL else tl.minimum(own, last_row)) * GROUPS + at_groups
             scales += (load(scales_ptrs[index // ROWS] + at_scales, inside, IS_WHOLE, "").to(tl.float32),)
             if HAS_ZEROS:
                 zeros += (load(zeros_ptrs[index // ROWS] + at_scales, inside, IS_WHOLE, "").to(tl.float32),)
@@ -125,7 +130,7 @@ def mma_rows(
                 new = ()
                 for pair in tl.static_range(COUNT // 2):
                     mine, other = columns[2 * pair][word], columns[2 * pair + 1][word]
-                    new += (_add_codes(mine, other, ones, b, all_sums[pair], 2 * half, MMA.multiplied),)
+                    new += (_add_codes(mine, other, ones, b, all_sums[pair], 2 * half, MULTIPLIED),)
                 all_sums = new
         total = tl.where(has_result, tl.where(is_second, ones_sums[1], ones_sums[0]), 0.0)
         total += _from_lane(total, 1)
