@@ -100,7 +100,7 @@ def test_a_gpu_that_is_not_here(run: Run, measured: list[str]) -> None:
     assert "It does not fit: 28.5 GiB are needed and 22.3 GiB usable. What does:" in outcome.out
     assert "packed ('salalocal quantize --format int8'), 1,048,576 tokens in 19.9 GiB" in outcome.out
     assert "no times: they come from rates measured on the GPU itself" in outcome.err
-    assert "moving them to main memory is not done yet" in outcome.err
+    assert "keep keys and values in main memory where they do not fit" in outcome.err
     data = run("plan", RELEASED, "--context", "1M", "--gpu-memory", "24GiB", "--json").data
     assert [near["packing"] for near in data["nearest"]] == [None, "int8"]
     assert (data["device"], data["dtype"], data["times"], data["rates"]) == ("cuda", "bfloat16", None, None)
