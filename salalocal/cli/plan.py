@@ -222,8 +222,8 @@ def _notes(config: ModelConfig, planned: Plan, where: Where) -> list[str]:
         notes.append(f"of a GPU's {human_size(where.total_bytes)}, CUDA takes half a GiB and a twentieth is left free")
     if where.place.on_gpu and planned.obstacle == "memory":
         notes.append(
-            "with --gpu-memory, chat and ask keep keys and values in main memory where they do not fit; plans leave that "
-            "out"
+            "with --gpu-memory, chat and ask keep keys and values in main memory where they do not fit; "
+            "plans leave that out"
         )
     if where.machine is None:
         notes.append("no times: they come from rates measured on the GPU itself, and there is none here")
