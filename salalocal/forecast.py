@@ -10,7 +10,7 @@ from typing import Literal
 
 from salalocal import times
 from salalocal.config import ModelConfig
-from salalocal.planner import Choice, choose, default_chunk, packed
+from salalocal.planner import Choice, choose, choose_tiered, default_chunk, packed
 from salalocal.times import Rates, Times
 
 
@@ -21,8 +21,8 @@ class Setting:
     Attributes:
         packing: "int8" or "int4" where the model has to be packed first; None leaves it as it is.
         tokens: of context.
-        total_bytes: weights and one session.
-        times: None without measured rates.
+        total_bytes: weights and one session, on the device it runs on.
+        times: None without measured rates, or where K and V are in main memory.
     """
 
     packing: Literal["int8", "int4"] | None
@@ -40,12 +40,14 @@ class Place:
         item_bytes: of activations, K/V and plain weights there.
         usable_bytes: for weights and caches.
         rates: measured there; None without them.
+        host_bytes: of main memory, for K and V that do not fit on a GPU under a cap; None where they must.
     """
 
     on_gpu: bool
     item_bytes: int
     usable_bytes: int
     rates: Rates | None
+    host_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,16 +72,20 @@ class Plan:
         return self.obstacle is None
 
     def parts(self) -> dict[str, int]:
-        """Bytes by what they are for; they add up to `asked.total_bytes`."""
-        sizes, tokens = self.choice.sizes, self.asked.tokens
-        compressed = sizes.compressed_bytes(tokens)
+        """Bytes on the device by what they are for; they add up to `asked.total_bytes`."""
+        sizes, tokens, pool = self.choice.sizes, self.asked.tokens, self.choice.kv_device_bytes
         return {
             "weights": sizes.weight_bytes,
-            "keys_and_values": int(sizes.token_bytes * tokens) - compressed,
-            "compressed_keys": compressed,
+            "keys_and_values": sizes.kv_bytes(tokens) if pool is None else pool,
+            "compressed_keys": sizes.compressed_bytes(tokens),
             "linear_states": sizes.session_bytes,
-            "workspace": sizes.workspace_bytes,
+            "workspace": sizes.workspace_bytes + (0 if pool is None else sizes.streaming_bytes),
         }
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of K and V in main memory, beside a GPU that has no room for them."""
+        return self.choice.host_bytes(self.asked.tokens)
 
 
 def make_plan(config: ModelConfig, tokens: int, place: Place) -> Plan:
@@ -88,7 +94,7 @@ def make_plan(config: ModelConfig, tokens: int, place: Place) -> Plan:
     Settings near it are the longest context that fits as the model is, and the mildest packing that fits them all or
     else the one that fits most.
     """
-    choice = choose(config, place.item_bytes, place.usable_bytes, on_gpu=place.on_gpu)
+    choice = _choose(config, tokens, place)
     asked = _setting(choice, None, tokens, place)
     if choice.longest_tokens >= tokens:
         return Plan(asked, choice, None, ())
@@ -103,16 +109,25 @@ def make_plan(config: ModelConfig, tokens: int, place: Place) -> Plan:
         smaller = packed(config, packing)
         if smaller is None or best >= tokens:
             continue
-        other = choose(smaller, place.item_bytes, place.usable_bytes, on_gpu=place.on_gpu)
+        other = _choose(smaller, tokens, place)
         if other.longest_tokens > best:
             best = other.longest_tokens
             added = _setting(other, packing, min(best, tokens), place)
     return Plan(asked, choice, obstacle, (*nearest, *([added] if added else [])))
 
 
+def _choose(config: ModelConfig, tokens: int, place: Place) -> Choice:
+    """With everything on the device, or K and V in main memory where that alone reaches further."""
+    resident = choose(config, place.item_bytes, place.usable_bytes, on_gpu=place.on_gpu)
+    if resident.longest_tokens >= tokens or place.host_bytes is None:
+        return resident
+    tiered = choose_tiered(config, place.item_bytes, place.usable_bytes, place.host_bytes)
+    return resident if tiered is None or tiered.longest_tokens <= resident.longest_tokens else tiered
+
+
 def _setting(choice: Choice, packing: Literal["int8", "int4"] | None, tokens: int, place: Place) -> Setting:
     expected = None
-    if place.rates is not None:
+    if place.rates is not None and choice.kv_device_bytes is None:
         chunk = default_chunk(choice.config, on_gpu=place.on_gpu)
         expected = times.predict(choice.config, place.rates, tokens, chunk, place.item_bytes, unpacked=choice.unpacks)
-    return Setting(packing, tokens, choice.sizes.total_bytes(tokens), expected)
+    return Setting(packing, tokens, choice.device_bytes(tokens), expected)

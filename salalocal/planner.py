@@ -53,6 +53,10 @@ class Footprint:
         """Bytes of one session of `tokens` tokens, weights left out."""
         return int(self.token_bytes * tokens) + self.session_bytes + self.workspace_bytes
 
+    def kv_bytes(self, tokens: int) -> int:
+        """The part of `context_bytes` that K and V take."""
+        return int(self.token_bytes * tokens) - self.compressed_bytes(tokens)
+
     def compressed_bytes(self, tokens: int) -> int:
         """The part of `context_bytes` that compressed keys take."""
         return int(self.compressed_token_bytes * tokens)
@@ -134,15 +138,12 @@ def tiers(config: ModelConfig, item_bytes: int, kv_budget: int) -> Tiers:
         InvalidRequest: the model has no sparse attention: every token reads everything, so all K/V must be there.
         DoesNotFit: the budget has no room for what one step reads.
     """
-    sparse, heads, layers = config.sparse, config.num_key_value_heads, len(config.sparse_layers)
-    if sparse is None or not layers:
+    heads, layers = config.num_key_value_heads, len(config.sparse_layers)
+    least = least_tiers(config)
+    if least is None:
         raise InvalidRequest("kv_budget is for models with sparse attention; this one reads all K/V for every token")
-    slot_bytes = 2 * sparse.block_size * config.sparse_head_dim * item_bytes
-    # A dense step reads everything, a sparse one what it selects, and an append what windows reach back to.
-    dense_blocks = -(-sparse.dense_len // sparse.block_size)
-    reach = -(-8 * sparse.kernel_stride // sparse.block_size) + 1
-    slots, staged = heads * max(sparse.selected_blocks, dense_blocks, reach), dense_blocks + 1
-    needed = layers * slots * slot_bytes + 2 * staged * heads * slot_bytes
+    slot_bytes, slots, staged = _slot_bytes(config, item_bytes), least.slots, least.staged_pages
+    needed = least_kv_bytes(config, item_bytes)
     if kv_budget < needed:
         raise DoesNotFit(
             f"kv_budget is {kv_budget:,} bytes, and one step of this model reads {needed:,}; give it at least that",
@@ -153,6 +154,30 @@ def tiers(config: ModelConfig, item_bytes: int, kv_budget: int) -> Tiers:
     most_staged = (kv_budget - layers * slots * slot_bytes) // (2 * heads * slot_bytes)
     staged = min(staged, most_staged)
     return Tiers((kv_budget - 2 * staged * heads * slot_bytes) // (layers * slot_bytes), staged)
+
+
+def least_tiers(config: ModelConfig) -> Tiers | None:
+    """What one step needs; None for a model whose every token reads all K/V."""
+    sparse, heads = config.sparse, config.num_key_value_heads
+    if sparse is None or not config.sparse_layers:
+        return None
+    # A dense step reads everything, a sparse one what it selects, and an append what windows reach back to.
+    dense_blocks = -(-sparse.dense_len // sparse.block_size)
+    reach = -(-8 * sparse.kernel_stride // sparse.block_size) + 1
+    return Tiers(heads * max(sparse.selected_blocks, dense_blocks, reach), dense_blocks + 1)
+
+
+def least_kv_bytes(config: ModelConfig, item_bytes: int) -> int:
+    """Bytes of `least_tiers`; 0 where there are none."""
+    least = least_tiers(config)
+    if least is None:
+        return 0
+    buffers = 2 * least.staged_pages * config.num_key_value_heads
+    return (len(config.sparse_layers) * least.slots + buffers) * _slot_bytes(config, item_bytes)
+
+
+def _slot_bytes(config: ModelConfig, item_bytes: int) -> int:
+    return 2 * config.block_size * config.sparse_head_dim * item_bytes
 
 
 def kv_budget(
@@ -229,12 +254,27 @@ class Choice:
         sizes: what it takes.
         unpacks: packed weights are turned into plain ones when they are read.
         longest_tokens: by memory and by the trained length of RoPE attention; 0 where not even the weights fit.
+        kv_device_bytes: where K and V are in main memory, the least that the device needs for them; None where they
+            are on the device.
     """
 
     config: ModelConfig
     sizes: Footprint
     unpacks: bool
     longest_tokens: int
+    kv_device_bytes: int | None = None
+
+    def device_bytes(self, tokens: int) -> int:
+        """Bytes on the device of the weights and a session of so many tokens."""
+        if self.kv_device_bytes is None:
+            return self.sizes.total_bytes(tokens)
+        sizes = self.sizes
+        fixed = sizes.weight_bytes + sizes.session_bytes + sizes.workspace_bytes + sizes.streaming_bytes
+        return fixed + self.kv_device_bytes + sizes.compressed_bytes(tokens)
+
+    def host_bytes(self, tokens: int) -> int:
+        """Bytes of K and V in main memory, where they are there."""
+        return 0 if self.kv_device_bytes is None else self.sizes.kv_bytes(tokens)
 
 
 def choose(config: ModelConfig, item_bytes: int, available_bytes: int, *, on_gpu: bool) -> Choice:
@@ -244,6 +284,25 @@ def choose(config: ModelConfig, item_bytes: int, available_bytes: int, *, on_gpu
     longest = sizes.longest_context(available_bytes - sizes.weight_bytes)
     trained = config.rope_positions
     return Choice(config, sizes, unpacks, longest if trained is None else min(longest, trained))
+
+
+def choose_tiered(config: ModelConfig, item_bytes: int, available_bytes: int, host_bytes: int) -> Choice | None:
+    """How `load` would take `config` under a cap with K and V in main memory, of which `host_bytes` are free.
+
+    None where that is not to be had.
+    """
+    least = least_kv_bytes(config, item_bytes)
+    if not least:
+        return None
+    sizes = footprint(config, item_bytes, chunk_within(config, item_bytes, available_bytes))
+    choice = Choice(config, sizes, False, 0, least)
+    left = available_bytes - choice.device_bytes(0)
+    if left <= 0:
+        return None
+    per_token = sizes.token_bytes - sizes.compressed_token_bytes
+    longest = int(min(left / sizes.compressed_token_bytes, host_bytes / per_token))
+    trained = config.rope_positions
+    return replace(choice, longest_tokens=longest if trained is None else min(longest, trained))
 
 
 def packed(config: ModelConfig, name: Literal["int4", "int8"]) -> ModelConfig | None:

@@ -82,7 +82,10 @@ def _place(gpu_memory: int | None) -> Place:
         return Place(False, _ITEM_BYTES[dtype], free, None if known is None else known.rates)
     known = None if card is None else machine.recall("cuda", card.name)
     card_bytes = gpu_memory if gpu_memory is not None else card.free_bytes if card else 0
-    return Place(True, _ITEM_BYTES["bfloat16"], usable_gpu_bytes(card_bytes), None if known is None else known.rates)
+    # Without a cap `load` keeps all K/V on the card.
+    host = None if gpu_memory is None else usable_bytes(psutil.virtual_memory().available)
+    rates = None if known is None else known.rates
+    return Place(True, _ITEM_BYTES["bfloat16"], usable_gpu_bytes(card_bytes), rates, host)
 
 
 def _card() -> _Card | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,39 @@ LLAMA = ModelConfig.llama(
 
 def gpu(gib: float, rates: Rates | None = RATES) -> Place:
     return Place(True, 2, usable_gpu_bytes(int(gib * 2**30)), rates)
+
+
+def capped(gib: float, host_gib: float) -> Place:
+    return replace(gpu(gib), host_bytes=int(host_gib * 2**30))
+
+
+def test_k_and_v_in_main_memory() -> None:
+    planned = make_plan(RELEASED, M, capped(24, 64))
+    assert planned.fits
+    assert planned.asked.times is None
+    assert sum(planned.parts().values()) == planned.asked.total_bytes <= capped(24, 64).usable_bytes
+    sizes = planned.choice.sizes
+    assert (
+        planned.host_bytes
+        == sizes.kv_bytes(M)
+        == sizes.context_bytes(M) - (sizes.compressed_bytes(M) + sizes.session_bytes + sizes.workspace_bytes)
+    )
+    choice, usable = make_plan(RELEASED, M, capped(24, 4096)).choice, gpu(24).usable_bytes
+    longest = choice.longest_tokens
+    assert choice.device_bytes(longest) <= usable < choice.device_bytes(longest + 99)
+
+
+def test_main_memory_limits_it_too() -> None:
+    planned = make_plan(RELEASED, M, capped(24, 4))
+    assert not planned.fits
+    (as_it_is, *_) = planned.nearest
+    assert as_it_is.tokens == planned.choice.longest_tokens < M
+    assert planned.choice.host_bytes(as_it_is.tokens) <= 4 * 2**30 + 1
+
+
+def test_what_fits_stays_on_the_card() -> None:
+    assert make_plan(RELEASED, M, capped(80, 64)) == make_plan(RELEASED, M, gpu(80))
+    assert make_plan(RELEASED, M, capped(80, 64)).host_bytes == 0
 
 
 def test_what_fits() -> None:

@@ -33,6 +33,12 @@ def measured(device: str, name: str) -> Machine:
     )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same on every machine and at every moment."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 << 30, total=64 << 30))
+
+
 @pytest.fixture
 def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SALALOCAL_HOME", str(tmp_path))
@@ -78,9 +84,12 @@ class TestOnAProcessor:
 
     def test_a_gpu_that_is_not_here(self) -> None:
         planned = salalocal.plan(RELEASED, M, gpu_memory=24 * GIB)
+        assert (planned.fits, planned.asked.times) == (True, None)
+        assert planned.host_bytes > 8 * GIB, "K and V of a million tokens"
+        planned = salalocal.plan(RELEASED, M, gpu_memory=8 * GIB)
         assert (planned.fits, planned.obstacle, planned.asked.times) == (False, "memory", None)
-        assert [near.packing for near in planned.nearest] == [None, "int8"]
-        assert planned.nearest[1].total_bytes <= usable_gpu_bytes(24 * GIB)
+        assert [(near.packing, near.tokens) for near in planned.nearest] == [("int4", M)]
+        assert planned.nearest[0].total_bytes <= usable_gpu_bytes(8 * GIB)
 
     def test_a_folder_with_nothing_but_a_config(self, tmp_path: Path) -> None:
         folder = tmp_path / "sala"

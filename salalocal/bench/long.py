@@ -50,9 +50,9 @@ class Plan:
         prefill: as the engine's.
         chunk_tokens: read at once.
         gpu_memory: the cap that was set, in bytes; told in the rows.
-        kv_budget: bytes on the card for K and V, which are in host memory then; None: all of them are on the card.
         staged: read the longest text only and note the others on the way.
         steps: decode steps after each text.
+        kv_budget: bytes on the card for K and V, which are in host memory then; None: all of them are on the card.
     """
 
     lengths: tuple[int, ...]
@@ -60,9 +60,9 @@ class Plan:
     prefill: str = "full"
     chunk_tokens: int = 8192
     gpu_memory: int | None = None
-    kv_budget: int | None = None
     staged: bool = False
     steps: int = 64
+    kv_budget: int | None = None
 
 
 def missing(plan: Plan, table: LongTable, device: str) -> list[LongRow]:

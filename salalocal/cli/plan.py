@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
+import psutil
 import typer
 
 from salalocal import hub
@@ -15,7 +16,7 @@ from salalocal.config import ModelConfig
 from salalocal.errors import InvalidRequest
 from salalocal.evaluate.lengths import parse_lengths
 from salalocal.forecast import Place, Plan, Setting, make_plan
-from salalocal.planner import usable_gpu_bytes
+from salalocal.planner import usable_bytes, usable_gpu_bytes
 from salalocal.plans import read_config
 
 if TYPE_CHECKING:
@@ -118,7 +119,8 @@ def _where(device: Device, gpu_bytes: int | None) -> Where:
         usable, item_bytes, name = available_bytes(here), dtype.itemsize, str(dtype).removeprefix("torch.")
     else:
         usable, item_bytes, name = usable_gpu_bytes(gpu_bytes), 2, "bfloat16"
-    place = Place(on_gpu, item_bytes, usable, None if machine is None else machine.rates)
+    host = None if gpu_bytes is None else usable_bytes(psutil.virtual_memory().available)
+    place = Place(on_gpu, item_bytes, usable, None if machine is None else machine.rates, host)
     return Where(place, name, gpu_bytes, machine)
 
 
@@ -140,6 +142,8 @@ def as_data(model: str, planned: Plan, where: Where) -> dict[str, object]:
     """A plan for --json."""
     empty = dict.fromkeys(planned.parts(), 0)
     tiers = {tier: planned.parts() if tier == where.tier else empty for tier in ("gpu", "host")}
+    if planned.host_bytes:
+        tiers["host"] = empty | {"keys_and_values": planned.host_bytes}
     machine = where.machine
     return {
         "model": model,
@@ -174,7 +178,9 @@ def _print(model: str, config: ModelConfig, planned: Plan, where: Where) -> None
     out(f"{'':<16}  {'GPU memory':>12}  {'main memory':>12}")
     rows = {_LABELS[name]: count for name, count in planned.parts().items()}
     for label, count in (rows | {"together": asked.total_bytes, "usable": where.place.usable_bytes}).items():
-        cells = (human_size(count), "-") if on_gpu else ("-", human_size(count))
+        is_shared = planned.host_bytes and label in (_LABELS["keys_and_values"], "together")
+        beside = human_size(planned.host_bytes) if is_shared else "-"
+        cells = (human_size(count), beside) if on_gpu else ("-", human_size(count))
         out(f"{label:<16}  {cells[0]:>12}  {cells[1]:>12}")
     out("")
     out(_verdict(planned, where))
@@ -220,8 +226,11 @@ def _notes(config: ModelConfig, planned: Plan, where: Where) -> list[str]:
         notes.append("the packed weights are unpacked when they are read, which a processor answers faster with")
     if where.total_bytes is not None:
         notes.append(f"of a GPU's {human_size(where.total_bytes)}, CUDA takes half a GiB and a twentieth is left free")
-    if where.place.on_gpu and planned.obstacle == "memory":
-        notes.append("keys and values stay in GPU memory; moving them to main memory is not done yet")
+    if planned.choice.kv_device_bytes is not None:
+        notes.append(
+            "keys and values are in main memory, and the GPU takes what is left of it for those read last; "
+            "no times are predicted for that"
+        )
     if where.machine is None:
         notes.append("no times: they come from rates measured on the GPU itself, and there is none here")
     else:

@@ -63,9 +63,11 @@ def follow(
                     bar.show(event)
                 elif isinstance(event, salalocal.Token):
                     bar.close()
-                    answer.append(event.text)
+                    # Models that copy words of a text begin with the blank before them.
+                    text = event.text if any(answer) else event.text.lstrip()
+                    answer.append(text)
                     if not silent:
-                        writer.write(event.text)
+                        writer.write(text)
                 elif isinstance(event, salalocal.Evidence):
                     evidence = event
                 else:

@@ -4,7 +4,7 @@ them once more.
 A small model finds the right block among many thousands and may still be distracted, when it answers, by the others
 that it reads with it. So the sentences that its attention went to while it read the question are read again, alone, in
 the order in which they stand in the documents, and the question is answered from those. A model asks for it in its
-generation_config.json: {"salalocal": {"closer_look_tokens": 2048}}.
+generation_config.json: {"salalocal": {"closer_look_tokens": 1024}}.
 """
 
 from __future__ import annotations

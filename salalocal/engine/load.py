@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from salalocal.weights.fingerprint import fingerprint
 from salalocal.weights.gguf_source import GgufSource
 from salalocal.weights.safetensors_source import SafetensorsSource
 from salalocal.weights.source import WeightSource
+
+_LOG = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -88,6 +91,10 @@ def load(
     network = build_network(config, source, kind, where, unpack=unpack)
     if prefill != "full":
         network = narrowed(network, prefill)
+        if where.type != "cuda":
+            _LOG.warning(
+                "prefill in %s: a processor has no units for it and is several times slower than in 'full'", prefill
+            )
     name = path.stem if path.is_file() else path.name
     look = 0 if path.is_file() else closer_look_tokens(path)
     tiers = None if shares is None else make_tiers(config, kind, where, shares)

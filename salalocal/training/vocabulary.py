@@ -26,7 +26,7 @@ CHAT_TEMPLATE = (
 )
 """Plain ChatML. Answers are copied token by token from the text, so they usually begin with a blank."""
 
-CLOSER_LOOK_TOKENS = 2048
+CLOSER_LOOK_TOKENS = 1024
 """How much of a long document is read again before it is answered from (`salalocal.engine.closer_look`)."""
 
 

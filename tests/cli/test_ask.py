@@ -170,7 +170,8 @@ def test_a_short_answer_gets_the_passage_it_was_read_from(
 ) -> None:
     engine.answer = answer
     engine.passages = (replace(BUILT, share=share), SEALS)
-    assert run("ask", book, "When?").out == f"{answer}\n{PLACE_LINE}\n"
+    # Blanks in front are the text's, not the answer's.
+    assert run("ask", book, "When?").out == f"{answer.lstrip()}\n{PLACE_LINE}\n"
     listed = run("ask", "--evidence", book, "When?").out
     assert "↳" not in listed
     assert "  • harbour.md, line 2" in listed

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from scripted import Run
@@ -29,6 +31,12 @@ CPU = Machine(
     readings=(Reading(0, 1900.0, None), Reading(16384, 900.0, 40.5)),
     rates=Rates(1e12, 1e10, 1e7, 9e10, 4e10, 3e10, 0.002),
 )
+
+
+@pytest.fixture(autouse=True)
+def _main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same on every machine and at every moment."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 << 30, total=64 << 30))
 
 
 @pytest.fixture
@@ -95,16 +103,25 @@ def test_one_json_object(run: Run, measured: list[str]) -> None:
 
 def test_a_gpu_that_is_not_here(run: Run, measured: list[str]) -> None:
     outcome = run("plan", RELEASED, "--context", "1M", "--gpu-memory", "24GiB")
+    assert outcome.code == 0
+    assert measured == []
+    assert "keys and values       80.1 MiB       9.0 GiB" in outcome.out
+    assert "It fits; the longest context that does is" in outcome.out
+    assert "keys and values are in main memory" in outcome.err
+    assert "no times: they come from rates measured on the GPU itself" in outcome.err
+    data = run("plan", RELEASED, "--context", "1M", "--gpu-memory", "24GiB", "--json").data
+    assert (data["fits"], data["nearest"]) == (True, [])
+    assert (data["device"], data["dtype"], data["times"], data["rates"]) == ("cuda", "bfloat16", None, None)
+    assert sum(data["bytes"]["gpu"].values()) == data["total_bytes"]
+    assert [name for name, count in data["bytes"]["host"].items() if count] == ["keys_and_values"]
+
+
+def test_a_small_gpu_that_is_not_here(run: Run, measured: list[str]) -> None:
+    outcome = run("plan", RELEASED, "--context", "1M", "--gpu-memory", "8GiB")
     assert outcome.code == 1
     assert measured == []
-    assert "It does not fit: 28.5 GiB are needed and 22.3 GiB usable. What does:" in outcome.out
-    assert "packed ('salalocal quantize --format int8'), 1,048,576 tokens in 19.9 GiB" in outcome.out
-    assert "no times: they come from rates measured on the GPU itself" in outcome.err
-    assert "moving them to main memory is not done yet" in outcome.err
-    data = run("plan", RELEASED, "--context", "1M", "--gpu-memory", "24GiB", "--json").data
-    assert [near["packing"] for near in data["nearest"]] == [None, "int8"]
-    assert (data["device"], data["dtype"], data["times"], data["rates"]) == ("cuda", "bfloat16", None, None)
-    assert set(data["bytes"]["host"].values()) == {0}
+    assert "It does not fit: 28.5 GiB are needed and 7.1 GiB usable. What does:" in outcome.out
+    assert "packed ('salalocal quantize --format int4'), 1,048,576 tokens in 6.4 GiB" in outcome.out
 
 
 def test_nothing_fits(run: Run, measured: list[str]) -> None:

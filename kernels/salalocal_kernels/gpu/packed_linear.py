@@ -31,8 +31,11 @@ _WARPS = 4
 # More stages bring the words of the next step through shared memory (8 rows: 24 KiB at 2) where K takes several steps.
 _STAGES = 1
 _SLOTS = 4
-# How tensor cores multiply 4 bits where they can; None where they do not, until that is timed.
-_MMA: Mma | None = None
+# How tensor cores multiply 4 bits where they can and where that was timed: on Hopper, 4096 x 4096, where of some twenty
+# variants this took the least time (docs/performance.md).
+_MMA = Mma(multiplied=3, ahead=256)
+_MMA_CARD = 90
+_MMA_MOST_WEIGHTS = 1 << 24
 # Registers of a thread. Fewer, by its rows, on an H100 for a program of packed_linear that takes a row at once and has
 # no zero points: six or eight of them fit beside each other, the next launch's among them. `ahead` takes 8 more.
 _MMA_MOST_REGISTERS = 96
@@ -261,15 +264,20 @@ def _mma(x: Tensor, matrices: Sequence[Planes], rows: int, is_linear: bool = Tru
     """Options of a launch whose programs take so many rows: MMA for the kernel, registers for the compiler."""
     columns, fours = x.shape[1], [matrix for matrix in matrices if matrix.bits == 4]
     is_grouped = bool(fours) and all(matrix.group_size == GROUP_OF_QUARTET for matrix in fours)
-    if _MMA is None or not is_grouped or x.dtype != torch.bfloat16 or quads(columns, 4) < 32:
+    card = capability(x.device)
+    if not is_grouped or x.dtype != torch.bfloat16 or quads(columns, 4) < 32 or not _is_timed(matrices, card):
         return {"MMA": None}
     is_full = all(matrix.shape[0] % max(FEWEST_ROWS, rows) == 0 for matrix in matrices)
-    card = capability(x.device)
     ahead = _MMA.ahead if card >= 90 else 0
     is_plain = all(matrix.bits == 4 and matrix.zeros is None for matrix in matrices)
     is_narrow = is_linear and is_plain and quads(columns, 4) * 32 == columns and card == 90
     registers = _MMA_REGISTERS.get(rows, _MMA_MOST_REGISTERS) if is_narrow else _MMA_MOST_REGISTERS
     return {"MMA": replace(_MMA, is_full=is_full, ahead=ahead), "maxnreg": registers + (8 if ahead else 0)}
+
+
+def _is_timed(matrices: Sequence[Planes], card: int) -> bool:
+    """Whether tensor cores were found to be faster for such matrices on such a card."""
+    return card == _MMA_CARD and sum(matrix.shape[0] * matrix.shape[1] for matrix in matrices) <= _MMA_MOST_WEIGHTS
 
 
 def _flat(x: Tensor, columns: int) -> Tensor:

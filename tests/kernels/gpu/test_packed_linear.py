@@ -138,6 +138,7 @@ def check_tensor_cores() -> None:
     cases += [("int4-128", 896, 11), ("int4-128", 4096, 6), ("int4-128", 8192, 3)]
     with (
         mock.patch.object(gpu, "_MMA", gpu.Mma()),
+        mock.patch.object(gpu, "_is_timed", return_value=True),
         mock.patch.object(gpu, "_packed_linear_kernel", linear),
         mock.patch.object(gpu, "_packed_silu_mul_kernel", silu_mul),
     ):
@@ -160,7 +161,7 @@ def check_tensor_cores() -> None:
 
 
 def check_what_tensor_cores_are_not_for() -> None:
-    with mock.patch.object(gpu, "_MMA", gpu.Mma()):
+    with mock.patch.object(gpu, "_MMA", gpu.Mma()), mock.patch.object(gpu, "_is_timed", return_value=True):
         for form, dtype in (("int4-64", torch.bfloat16), ("int4-128", torch.float32), ("int8-128", torch.bfloat16)):
             assert gpu._mma(numbers(1, 4096, dtype=dtype), (packed(8, 4096, form),), 8) == {"MMA": None}
         assert gpu._mma(numbers(1, 512, dtype=torch.bfloat16), (packed(8, 512, "int4-128"),), 8) == {"MMA": None}
@@ -231,6 +232,7 @@ def test_tensor_cores_compile(name: str) -> None:
         early = {"IS_EARLY": True, "launch_pdl": True} if is_early else {"IS_EARLY": False}
         with (
             mock.patch.object(gpu, "_MMA", TENSOR_CORES[name]),
+            mock.patch.object(gpu, "_is_timed", return_value=True),
             mock.patch.object(gpu, "multiprocessors", return_value=132),
             mock.patch.object(gpu, "capability", return_value=capability),
             mock.patch.object(gpu, "overlapped", return_value=early),
@@ -254,7 +256,10 @@ def test_tensor_cores_on_the_card(shape: tuple[int, int], name: str, zeros: str)
     matrix, x = packed(*shape, f"int4-128{zeros}", "cuda"), numbers(1, shape[1], dtype=torch.bfloat16, device="cuda")
     (exact,) = ref.packed_linear(x.double(), (matrix,))
     (usual,) = ref.packed_linear(x, (matrix,))
-    with mock.patch.object(gpu, "_MMA", TENSOR_CORES[name]):
+    with (
+        mock.patch.object(gpu, "_MMA", TENSOR_CORES[name]),
+        mock.patch.object(gpu, "_is_timed", return_value=True),
+    ):
         (found,) = gpu.packed_linear(x, (matrix,))
         product = gpu.packed_silu_mul(x / 50, matrix, matrix)
     assert error(found, exact) <= 2 * error(usual, exact)
