@@ -20,7 +20,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from salalocal_kernels.gpu.early import let_next_begin, overlapped, wait
 from salalocal_kernels.gpu.narrow import LEAST_CHANNELS, widened
 from salalocal_kernels.gpu.target import INTERPRETED, capability, multiprocessors
 
@@ -63,11 +62,8 @@ def _coarse_lse_kernel(
     stride_qt, stride_qh, stride_kh, stride_kn, stride_ls, stride_lt,
     POSITION_IN_MEMORY: tl.constexpr, SPACING: tl.constexpr, QUERIES: tl.constexpr, GROUP: tl.constexpr,
     GROUP_PADDED: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr, FIXED_STEPS: tl.constexpr,
-    IS_EARLY: tl.constexpr,
 ):  # fmt: skip
     """log2 of the sum of 2^(logit * log2 e) over one split of the visible coarse keys; -inf where there is none."""
-    let_next_begin(IS_EARLY)
-    wait(IS_EARLY)
     tile = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1).to(tl.int64)
     split = tl.program_id(2)
@@ -109,11 +105,9 @@ def _block_scores_kernel(
     stride_qt, stride_qh, stride_kh, stride_kn, stride_ls, stride_lt, stride_oh, stride_ot,
     POSITION_IN_MEMORY: tl.constexpr, SPACING: tl.constexpr, PER_BLOCK: tl.constexpr, RUN: tl.constexpr,
     ROWS: tl.constexpr, QUERIES: tl.constexpr, GROUP: tl.constexpr, GROUP_PADDED: tl.constexpr, DIM: tl.constexpr,
-    SPLITS: tl.constexpr, IS_EARLY: tl.constexpr,
+    SPLITS: tl.constexpr,
 ):  # fmt: skip
     """ROWS * RUN blocks for QUERIES queries; row r of every product scores the blocks r * RUN ... (r + 1) * RUN - 1."""
-    let_next_begin(IS_EARLY)
-    wait(IS_EARLY)
     # Tiles of queries are innermost: what runs side by side reads the same keys.
     program = tl.program_id(0).to(tl.int64)
     tile = program % tiles_of_queries
@@ -208,7 +202,6 @@ def block_scores(
     programs = 4 * multiprocessors(q.device)
     in_memory = isinstance(first_position, Tensor)
     scale_log2 = scale * math.log2(math.e)
-    early = overlapped(q.device, tokens == 1)
 
     queries = max(1, 16 // padded, min(size.coarse_rows // padded, wanted))
     coarse_tiles = triton.cdiv(tokens, queries)
@@ -223,7 +216,7 @@ def block_scores(
         q.stride(0), q.stride(1), k2.stride(0), k2.stride(1), lse.stride(0), lse.stride(1),
         POSITION_IN_MEMORY=in_memory, SPACING=4 * kernel_stride, QUERIES=queries, GROUP=group, GROUP_PADDED=padded,
         KEYS=size.coarse_keys, DIM=dim, FIXED_STEPS=max(1, per_split) if INTERPRETED else 0,
-        num_warps=size.coarse_warps, num_stages=size.coarse_stages, **early,
+        num_warps=size.coarse_warps, num_stages=size.coarse_stages,
     )  # fmt: skip
 
     queries = max(1, 16 // padded, min(size.columns // padded, wanted))
@@ -242,6 +235,6 @@ def block_scores(
         out.stride(0), out.stride(1),
         POSITION_IN_MEMORY=in_memory, SPACING=kernel_stride, PER_BLOCK=block_size // kernel_stride, RUN=run,
         ROWS=size.rows, QUERIES=queries, GROUP=group, GROUP_PADDED=padded, DIM=dim, SPLITS=splits,
-        num_warps=size.warps, num_stages=size.stages, **early,
+        num_warps=size.warps, num_stages=size.stages,
     )  # fmt: skip
     return out[..., :num_blocks]

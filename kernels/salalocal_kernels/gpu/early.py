@@ -28,10 +28,7 @@ def wait(IS_EARLY: tl.constexpr):
         gdc_wait()
 
 
-def overlapped(device: torch.device, is_wanted: bool = True) -> dict[str, bool]:
-    """Options of such a launch; IS_EARLY is for the kernel, of which every program has to call both functions above.
-
-    Launches for a whole chunk of tokens gain nothing: they do not want it.
-    """
-    is_early = is_wanted and capability(device) >= 90
+def overlapped(device: torch.device) -> dict[str, bool]:
+    """Options of such a launch; IS_EARLY is for the kernel, which has to call both functions above."""
+    is_early = capability(device) >= 90
     return {"IS_EARLY": True, "launch_pdl": True} if is_early else {"IS_EARLY": False}

@@ -10,8 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from salalocal_kernels.gpu.early import let_next_begin, overlapped, wait
-
 # A thread holds 16 elements of 4,096 channels in 16 bits: two loads of 16 bytes each from x, gate and weight.
 _ELEMENTS_PER_WARP = 512
 _MAX_WARPS = 16
@@ -21,10 +19,8 @@ _MAX_WARPS = 16
 def _norm_gate_kernel(
     x_ptr, weight_ptr, gate_ptr, out_ptr,
     eps, stride_xt, stride_gt,
-    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, IS_EARLY: tl.constexpr,
+    CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    let_next_begin(IS_EARLY)
-    wait(IS_EARLY)
     token = tl.program_id(0).to(tl.int64)
     channels = tl.arange(0, WIDTH)
     is_real = channels < CHANNELS
@@ -55,6 +51,6 @@ def norm_gate(x: Tensor, weight: Tensor | None, gate: Tensor | None, eps: float)
         x, None if weight is None else weight.contiguous(), gate, out,
         eps, x.stride(0), 0 if gate is None else gate.stride(0),
         CHANNELS=channels, WIDTH=width,
-        num_warps=max(1, min(_MAX_WARPS, width // _ELEMENTS_PER_WARP)), **overlapped(x.device, tokens == 1),
+        num_warps=max(1, min(_MAX_WARPS, width // _ELEMENTS_PER_WARP)),
     )  # fmt: skip
     return out

@@ -16,7 +16,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from salalocal_kernels.gpu.early import let_next_begin, overlapped, wait
 from salalocal_kernels.gpu.target import INTERPRETED
 
 # Scores per thread where a row is long; 32 warps hold a row of 32,768 so.
@@ -70,10 +69,8 @@ def _select_blocks_kernel(
     stride_sh, stride_st, stride_sn, stride_kh, stride_ph, stride_pt, stride_ps,
     POSITION_IN_MEMORY: tl.constexpr, BLOCK: tl.constexpr, INIT: tl.constexpr, LOCAL: tl.constexpr, K: tl.constexpr,
     K_PADDED: tl.constexpr, WIDTH: tl.constexpr, TAIL: tl.constexpr, CHUNK: tl.constexpr, FROM_PICKS: tl.constexpr,
-    IS_SPLIT: tl.constexpr, IS_EARLY: tl.constexpr,
+    IS_SPLIT: tl.constexpr,
 ):  # fmt: skip
-    let_next_begin(IS_EARLY)
-    wait(IS_EARLY)
     token = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1).to(tl.int64)
     part = tl.program_id(2)
@@ -176,5 +173,4 @@ def _launch(
         K=k, K_PADDED=triton.next_power_of_2(k), WIDTH=width, TAIL=tail, CHUNK=min(width, _CHUNK),
         FROM_PICKS=picks is not scores, IS_SPLIT=spans > 1,
         num_warps=max(whole_row, _SPAN_WARPS) if tokens == 1 and not INTERPRETED else whole_row,
-        **overlapped(scores.device, tokens == 1),
     )  # fmt: skip

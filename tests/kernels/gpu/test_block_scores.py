@@ -91,7 +91,6 @@ def test_compiles(name: str, chip: int, tokens: int) -> None:
         "position": "*i64" if tokens == 1 else "i64",
     }
     common = {"POSITION_IN_MEMORY": tokens == 1, "GROUP": group, "GROUP_PADDED": group, "DIM": dim}
-    common |= {"IS_EARLY": tokens == 1}
     fine = {"SPACING": 16, "PER_BLOCK": 4, "RUN": 16, "ROWS": size.rows, "SPLITS": 1}
     fine |= common | {"QUERIES": 16 // group if tokens == 1 else size.columns // group}
     assert compile_for(chip, module._block_scores_kernel, fine, types, size.warps, size.stages) == 0

@@ -263,11 +263,12 @@ def test_every_launch_of_a_step_compiles(capability: int, length: int, monkeypat
 
 
 def test_which_launches_begin_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nearly all of a step. Behind the one that does not, position and page table are there for whoever begins."""
+    """Most of a step. Scores, selection and gates do not: beginning early made a step 0.17 ms slower on an H100."""
     monkeypatch.setattr(early, "capability", lambda _: 90)
     made = launches_of(StepKind(True, False, GREEDY))
     late = [launch.kernel.fn.__name__ for launch in made if not launch.options.get("launch_pdl")]
-    assert late == ["_gather_rows_kernel"]
+    own = ["_coarse_lse_kernel", "_block_scores_kernel", "_select_blocks_kernel", "_norm_gate_kernel"]
+    assert set(late) == {"_gather_rows_kernel", *own}
     assert all(launch.arguments["IS_EARLY"] for launch in made if launch.options.get("launch_pdl"))
 
 

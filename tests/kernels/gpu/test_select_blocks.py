@@ -93,7 +93,7 @@ def test_compiles(chip: int, width: int, tail: int, from_picks: bool, is_split: 
     types = {"scores_ptr": "*fp32", "picked_ptr": "*i32", "position": "i64"}
     # As launched on what block_scores returns: scores of a row adjacent.
     constants |= {"WIDTH": width, "TAIL": tail, "CHUNK": min(width, module._CHUNK), "stride_sn": 1}
-    constants |= {"FROM_PICKS": from_picks, "IS_SPLIT": is_split, "IS_EARLY": is_split and chip >= 90}
+    constants |= {"FROM_PICKS": from_picks, "IS_SPLIT": is_split}
     types |= {"picks_ptr": "*i32"}
     assert compile_for(chip, module._select_blocks_kernel, constants, types, module.warps(width), 1) == 0
 
