@@ -40,12 +40,15 @@ class Mma:
         ahead: a program sends for the words of the program so many further on, as far as the L2 cache, or where its own
             rows take several steps for those of the next step; 0 for neither. Early programs thereby send for what
             later ones, for which there is no room yet, will need. Capability 9.0.
+        reach: with more than 1 the first `ahead` programs send for the words of so many at that distance each, and the
+            others for none: programs for which there is room while the launch before ends then send for all.
         policy: how words pass through caches.
         is_full: ROWS divides the matrix.
     """
 
     multiplied: int = 0
     ahead: int = 0
+    reach: int = 1
     policy: str = "evict_first"
     is_full: bool = False
 
@@ -63,6 +66,7 @@ def mma_rows(
     # Named one by one: Triton 3.6 takes a field of a constant for a plain value.
     POLICY: tl.constexpr = MMA.policy
     AHEAD: tl.constexpr = MMA.ahead
+    REACH: tl.constexpr = MMA.reach
     MULTIPLIED: tl.constexpr = MMA.multiplied
     IS_FULL: tl.constexpr = MMA.is_full
     GROUP: tl.constexpr = 128
@@ -97,8 +101,10 @@ def mma_rows(
                 if ALL_QUADS > QUADS:
                     if start + QUADS < ALL_QUADS and first_row + ROWS <= rows_total:
                         _prefetch(words_ptr + (start + QUADS) * 4, ROWS, ALL_QUADS * 16, QUADS * 16)
-                elif first_row + (AHEAD + 1) * ROWS <= rows_total:
-                    _prefetch(words_ptr + AHEAD * (ROWS * ALL_QUADS * 4), 1, 0, ROWS * ALL_QUADS * 16)
+                elif REACH == 1 or first_row < AHEAD * ROWS:
+                    for distance in tl.static_range(AHEAD, AHEAD * (REACH + 1), AHEAD):
+                        if first_row + (distance + 1) * ROWS <= rows_total:
+                            _prefetch(words_ptr + distance * (ROWS * ALL_QUADS * 4), 1, 0, ROWS * ALL_QUADS * 16)
         words = ()
         scales = ()
         zeros = ()
