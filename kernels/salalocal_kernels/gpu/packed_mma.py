@@ -36,7 +36,6 @@ class Mma:
     """How the kernel goes about it; the compiler sees constants.
 
     Attributes:
-        multiplied: how many of a word's three shifts a multiplication does, by other units than a shift.
         ahead: a program sends for the words of the program so many further on, as far as the L2 cache, or where its own
             rows take several steps for those of the next step; 0 for neither. Early programs thereby send for what
             later ones, for which there is no room yet, will need. Capability 9.0.
@@ -46,7 +45,6 @@ class Mma:
         is_full: ROWS divides the matrix.
     """
 
-    multiplied: int = 0
     ahead: int = 0
     reach: int = 1
     policy: str = "evict_first"
@@ -67,7 +65,6 @@ def mma_rows(
     POLICY: tl.constexpr = MMA.policy
     AHEAD: tl.constexpr = MMA.ahead
     REACH: tl.constexpr = MMA.reach
-    MULTIPLIED: tl.constexpr = MMA.multiplied
     IS_FULL: tl.constexpr = MMA.is_full
     GROUP: tl.constexpr = 128
     SPAN: tl.constexpr = GROUP // 8
@@ -136,7 +133,7 @@ def mma_rows(
                 new = ()
                 for pair in tl.static_range(COUNT // 2):
                     mine, other = columns[2 * pair][word], columns[2 * pair + 1][word]
-                    new += (_add_codes(mine, other, ones, b, all_sums[pair], 2 * half, MULTIPLIED),)
+                    new += (_add_codes(mine, other, ones, b, all_sums[pair], 2 * half),)
                 all_sums = new
         total = tl.where(has_result, tl.where(is_second, ones_sums[1], ones_sums[0]), 0.0)
         total += _from_lane(total, 1)
@@ -189,34 +186,20 @@ def _from_lane(value, DISTANCE: tl.constexpr):
 
 
 @triton.jit
-def _add_codes(mine, other, ones, b, sums, PLANE: tl.constexpr, MULTIPLIED: tl.constexpr):
+def _add_codes(mine, other, ones, b, sums, PLANE: tl.constexpr):
     """Planes PLANE and PLANE + 1, each with the plane 4 further on, of words of two rows, times b."""
-    a0 = _codes(mine, ones, PLANE, MULTIPLIED)
-    a1 = _codes(other, ones, PLANE, MULTIPLIED)
-    a2 = _codes(mine, ones, PLANE + 1, MULTIPLIED)
-    a3 = _codes(other, ones, PLANE + 1, MULTIPLIED)
+    a0 = _codes(mine, ones, PLANE)
+    a1 = _codes(other, ones, PLANE)
+    a2 = _codes(mine, ones, PLANE + 1)
+    a3 = _codes(other, ones, PLANE + 1)
     return _mma(a0, a1, a2, a3, b[0], b[1], sums)
 
 
 @triton.jit
-def _codes(words, ones, PLANE: tl.constexpr, MULTIPLIED: tl.constexpr):
+def _codes(words, ones, PLANE: tl.constexpr):
     """Planes PLANE and PLANE + 4 as pairs of bfloat16; 128 is added to each."""
-    if PLANE == 0:
-        moved = words
-    elif PLANE > MULTIPLIED or _INTERPRETED:
-        moved = words >> (4 * PLANE)
-    else:
-        # ptxas would not make this of a shift, nor a shift of this.
-        moved = tl.inline_asm_elementwise(
-            "mul.hi.u32 $0, $1, $2;", "=r,r,n", [words, _factor(PLANE)], dtype=tl.int32, is_pure=True, pack=1
-        )
+    moved = words if PLANE == 0 else words >> (4 * PLANE)
     return (moved & 0x000F000F) | ones
-
-
-@triton.constexpr_function
-def _factor(plane: int) -> int:
-    """What moves a plane to the lowest bits of a product's upper half."""
-    return 1 << (32 - 4 * plane)
 
 
 @triton.jit
