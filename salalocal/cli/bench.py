@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from salalocal.cli.bench_hits import hits
 from salalocal.cli.bench_long import long
 from salalocal.cli.options import Device, JsonOption
 from salalocal.cli.terminal import human_bytes, human_count, print_json, print_note, stderr, stdout
@@ -230,5 +231,6 @@ def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
 
 def register(app: typer.Typer) -> None:
     """Adds the verb to the command line."""
+    bench.command("hits", short_help="Count what answers fetch where K/V is in main memory.")(hits)
     bench.command("long", short_help="Time whole texts of up to 2M tokens, and a dense model beside them.")(long)
     app.add_typer(bench, name="bench")
