@@ -53,6 +53,7 @@ class Plan:
         staged: read the longest text only and note the others on the way.
         steps: decode steps after each text.
         kv_budget: bytes on the card for K and V, which are in host memory then; None: all of them are on the card.
+        is_lean: the model is as `load` makes it where the card has hardly room for it.
     """
 
     lengths: tuple[int, ...]
@@ -63,6 +64,7 @@ class Plan:
     staged: bool = False
     steps: int = 64
     kv_budget: int | None = None
+    is_lean: bool = False
 
 
 def missing(plan: Plan, table: LongTable, device: str) -> list[LongRow]:

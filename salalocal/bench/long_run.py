@@ -22,7 +22,6 @@ from salalocal.engine.engine import available_bytes
 from salalocal.engine.gpu_memory import cap, lift_cap
 from salalocal.errors import InvalidRequest
 from salalocal.model.narrow import narrowed, why_not
-from salalocal.weights.layout import weight_bytes
 from salalocal_kernels import watch
 
 SCORING = "scoring_seconds_per_square"
@@ -87,16 +86,21 @@ def under_cap(plan: Plan, config: ModelConfig, device: torch.device) -> Plan:
     if plan.gpu_memory is None:
         return plan
     item_bytes = torch.bfloat16.itemsize
-    cap(device, plan.gpu_memory, weight_bytes(config, item_bytes), "the made-up model")
+    leanest = planner.footprint(config, item_bytes, plan.chunk_tokens, is_lean=True)
+    cap(device, plan.gpu_memory, leanest.weight_bytes, "the made-up model")
     available = available_bytes(device)
-    chunk = min(plan.chunk_tokens, planner.chunk_within(config, item_bytes, available))
-    budget = planner.kv_budget(config, planner.footprint(config, item_bytes, chunk), available, max(plan.lengths))
-    return replace(plan, chunk_tokens=chunk, kv_budget=budget)
+    longest = max(plan.lengths)
+    chunk, sizes = planner.capped(config, item_bytes, available, longest)
+    if chunk > plan.chunk_tokens:
+        chunk = plan.chunk_tokens
+        sizes = planner.footprint(config, item_bytes, chunk, is_lean=sizes.has_host_table)
+    budget = planner.kv_budget(config, sizes, available, longest)
+    return replace(plan, chunk_tokens=chunk, kv_budget=budget, is_lean=sizes.has_host_table)
 
 
 def _time_ours(plan: Plan, table: LongTable, name: str, run: str, on_row: Callable[[LongRow], None]) -> None:
     device, config = torch.device("cuda"), released_config()
-    network = make_network(config, torch.bfloat16, device)
+    network = make_network(config, torch.bfloat16, device, is_lean=plan.is_lean)
     if plan.prefill != "full":
         network = narrowed(network, plan.prefill)
     time_texts(network, plan, table, name, run, on_row)

@@ -81,14 +81,17 @@ def load(
     else:
         sizes, unpack = footprint(config, kind.itemsize, chunk), False
     if gpu_memory is not None:
-        cap_memory(where, gpu_memory, sizes.weight_bytes, path.name)
+        leanest = footprint(config, kind.itemsize, chunk, is_lean=True)
+        cap_memory(where, gpu_memory, leanest.weight_bytes, path.name)
         if kv_budget is None:
-            chunk = planner.chunk_within(config, kind.itemsize, available_bytes(where))
-            sizes = footprint(config, kind.itemsize, chunk)
+            chunk, sizes = planner.capped(config, kind.itemsize, available_bytes(where))
             kv_budget = planner.kv_budget(config, sizes, available_bytes(where))
     shares = None if kv_budget is None else planner.tiers(config, kind.itemsize, kv_budget)
     _check_fits(path, sizes, where, kv_budget)
-    network = build_network(config, source, kind, where, unpack=unpack)
+    network = build_network(
+        config, source, kind, where, unpack=unpack,
+        feed_tokens=sizes.feed_tokens, has_host_table=sizes.has_host_table,
+    )  # fmt: skip
     if prefill != "full":
         network = narrowed(network, prefill)
         if where.type != "cuda":

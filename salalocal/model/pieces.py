@@ -25,15 +25,17 @@ def attend_in_pieces(
         pieces: have every block together, and each block once.
         first_position: absolute.
         scale: factor on q . k.
-        tile: queries that are attended at once.
+        tile: queries that are attended at once where the context is in one piece; all of them where it is not.
 
     Returns:
         [T, H, D], dtype of q.
     """
     sums: list[_Sum] = []
     for piece in pieces:
-        for number, start in enumerate(range(0, len(q), tile)):
-            rows, picked, first = q[start : start + tile], blocks[:, start : start + tile], first_position + start
+        # A piece costs some launches whatever it holds.
+        step = tile if piece.is_whole else len(q)
+        for number, start in enumerate(range(0, len(q), step)):
+            rows, picked, first = q[start : start + step], blocks[:, start : start + step], first_position + start
             if not piece.is_whole:
                 is_here = (picked >= piece.first) & (picked < piece.stop)
                 picked = torch.where(is_here, picked, -1)

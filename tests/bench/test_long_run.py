@@ -42,7 +42,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     monkeypatch.setattr(long_run, "released_config", lambda: config)
     monkeypatch.setattr(long_run, "cap", lambda _, most, weights, name: found.append(("cap", most, weights > 0, name)))
 
-    def make(*_: object) -> object:
+    def make(*_: object, **_options: object) -> object:
         found.append(("model",))
         return make_network(config, torch.float32, CPU)
 
