@@ -25,25 +25,34 @@ def attend_in_pieces(
         pieces: have every block together, and each block once.
         first_position: absolute.
         scale: factor on q . k.
-        tile: queries that are attended at once.
+        tile: queries that are attended at once where there are several pieces, whose sums are float32.
 
     Returns:
         [T, H, D], dtype of q.
     """
     sums: list[_Sum] = []
     for piece in pieces:
+        if piece.is_whole:
+            sums = [_Sum(_whole(q, blocks, piece, first_position, scale), None)]
+            continue
         for number, start in enumerate(range(0, len(q), tile)):
             rows, picked, first = q[start : start + tile], blocks[:, start : start + tile], first_position + start
-            if not piece.is_whole:
-                is_here = (picked >= piece.first) & (picked < piece.stop)
-                picked = torch.where(is_here, picked, -1)
-            part = _Sum.of(rows, picked, piece, first, scale)
+            is_here = (picked >= piece.first) & (picked < piece.stop)
+            part = _Sum.of(rows, torch.where(is_here, picked, -1), piece, first, scale)
             if number == len(sums):
                 sums.append(part)
             else:
                 sums[number].add(part)
     outs = [each.out.to(q.dtype) for each in sums]
     return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+
+def _whole(q: Tensor, blocks: Tensor, piece: Piece, first: int, scale: float) -> Tensor:
+    """What is read of the only piece."""
+    pages, table = piece.pages, piece.page_table
+    if len(q) == 1:
+        return sparse_attention_decode(q[0], pages, table, blocks[:, 0], first + 1, scale)[None]
+    return sparse_attention_prefill(q, pages, table, blocks, first, scale)
 
 
 class _Sum:
@@ -61,14 +70,9 @@ class _Sum:
     @staticmethod
     def of(q: Tensor, blocks: Tensor, piece: Piece, first: int, scale: float) -> _Sum:
         """What is read of one piece."""
-        pages, table = piece.pages, piece.page_table
-        if piece.is_whole and len(q) == 1:
-            return _Sum(sparse_attention_decode(q[0], pages, table, blocks[:, 0], first + 1, scale)[None], None)
-        if piece.is_whole:
-            return _Sum(sparse_attention_prefill(q, pages, table, blocks, first, scale), None)
         wide = torch.promote_types(q.dtype, torch.float32)
         lse = torch.empty(q.shape[:2], dtype=wide, device=q.device)
-        return _Sum(sparse_attention_prefill(q, pages, table, blocks, first, scale, lse), lse)
+        return _Sum(sparse_attention_prefill(q, piece.pages, piece.page_table, blocks, first, scale, lse), lse)
 
     def add(self, other: _Sum) -> None:
         """Takes in what was read of another piece."""

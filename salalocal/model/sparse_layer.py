@@ -22,7 +22,7 @@ from salalocal_kernels import (
 )
 from salalocal_quant import Projections, Weight
 
-# Queries are scored, selected and attended in tiles of so many; the second bounds queries x blocks whatever the chunk.
+# Queries are scored and selected in tiles of so many; the second bounds queries x blocks whatever the chunk.
 _TILE_TOKENS = 2048
 _TILE_SCORES = 1 << 24
 
