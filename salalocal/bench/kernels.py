@@ -51,17 +51,17 @@ class Row:
 
 
 def time_kernels(
-    on_ceilings: Callable[[Ceilings, list[str]], None], on_row: Callable[[Row], None], only: str | None = None
+    on_ceilings: Callable[[Ceilings, list[str]], None], on_row: Callable[[Row], None], only: str = ""
 ) -> tuple[Ceilings, list[Row]]:
     """Times every case of `salalocal_kernels.gpu.bench` on the current GPU.
 
     Args:
         on_ceilings: told what the card can do and which packages with peers are missing, before the first row.
         on_row: told each row as it is done.
-        only: a kernel's name, whose cases are the only ones.
+        only: what "kernel shape" has to begin with.
 
     Raises:
-        InvalidRequest: there is no NVIDIA GPU, or no such kernel.
+        InvalidRequest: there is no NVIDIA GPU, or no such case.
     """
     if not torch.cuda.is_available():
         raise InvalidRequest("bench kernels times kernels on an NVIDIA GPU, and PyTorch finds none here")
@@ -74,12 +74,12 @@ def time_kernels(
     for module in (lightning, sparse, packed):
         for case in module.cases():
             names[case.kernel] = None
-            if only in (None, case.kernel):
+            if f"{case.kernel} {case.shape}".startswith(only):
                 rows.append(measured(case, ceilings))
                 on_row(rows[-1])
         torch.cuda.empty_cache()
     if not rows:
-        raise InvalidRequest(f"no kernel {only!r} is timed; there are {', '.join(names)}")
+        raise InvalidRequest(f"no row begins with {only!r}; there are {', '.join(names)}")
     return ceilings, rows
 
 

@@ -40,8 +40,14 @@ def kernels(
         ),
     ] = None,
     only: Annotated[
-        str | None, typer.Option("--only", metavar="KERNEL", help="Time this kernel alone.", show_default=False)
-    ] = None,
+        str,
+        typer.Option(
+            "--only",
+            metavar="TEXT",
+            help="Time the rows that begin so: a kernel, or kernel and shape.",
+            show_default=False,
+        ),
+    ] = "",
     json: JsonOption = False,
 ) -> None:
     """Time every kernel at the released model's shapes, in bfloat16, on an NVIDIA GPU.

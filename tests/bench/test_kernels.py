@@ -92,11 +92,12 @@ def test_missing_peers_are_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_two_kernels")
-def test_one_kernel_alone() -> None:
-    result = CliRunner().invoke(app, ["bench", "kernels", "--only", "two"])
+@pytest.mark.parametrize("only", ["two", "two s"])
+def test_one_kernel_alone(only: str) -> None:
+    result = CliRunner().invoke(app, ["bench", "kernels", "--only", only])
     assert [line.split()[0] for line in result.output.splitlines()[-2:]] == ["kernel", "two"]
     result = CliRunner().invoke(app, ["bench", "kernels", "--only", "three"])
-    assert str(result.exception) == "no kernel 'three' is timed; there are one, two"
+    assert str(result.exception) == "no row begins with 'three'; there are one, two"
 
 
 @pytest.mark.parametrize(("shared", "kept"), [(0.64, 0.64), (0.0, 0.0)])
