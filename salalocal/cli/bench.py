@@ -41,6 +41,15 @@ def kernels(
             "--plot", metavar="PNG", help="Draw the shares of the ceiling into this file.", show_default=False
         ),
     ] = None,
+    only: Annotated[
+        str,
+        typer.Option(
+            "--only",
+            metavar="TEXT",
+            help="Time the rows that begin so: a kernel, or kernel and shape.",
+            show_default=False,
+        ),
+    ] = "",
     json: JsonOption = False,
 ) -> None:
     """Time every kernel at the released model's shapes, in bfloat16, on an NVIDIA GPU.
@@ -54,11 +63,13 @@ def kernels(
 
     console = stderr() if json else stdout()
 
-    def on_ceilings(ceilings: Ceilings) -> None:
+    def on_ceilings(ceilings: Ceilings, missing: list[str]) -> None:
         console.print(ceilings.line, style="dim")
+        if missing:
+            console.print(f"not installed, so not timed as peers: {', '.join(missing)}", style="dim")
         console.print(_HEADER, style="bold")
 
-    ceilings, rows = time_kernels(on_ceilings, lambda row: console.print(_line(row)))
+    ceilings, rows = time_kernels(on_ceilings, lambda row: console.print(_line(row)), only)
     if plot is not None:
         from salalocal.bench.picture import write_picture
 
@@ -173,6 +184,8 @@ def _step_line(row: StepRow) -> str:
 
 def _line(row: Row) -> str:
     peer = "" if row.peer_ms is None else f"{row.peer_ms / row.milliseconds:.1f} x {row.peer}"
+    if row.peer_error is not None:
+        peer = f"{row.peer}: {row.peer_error}"
     return (
         f"{row.kernel:<25} {row.shape:<46} {row.selection:<9} {1000 * row.milliseconds:>10,.1f} "
         f"{row.bytes_per_second / 1e12:>6.2f} {row.flop_per_second / 1e12:>8.1f} {100 * row.of_ceiling:>5.0f} %  {peer}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from salalocal_kernels.gpu.bench import peers
 from salalocal_kernels.gpu.bench.cases import Case, Unit
 from salalocal_kernels.gpu.gather_rows import gather_rows
 from salalocal_kernels.gpu.packed_linear import packed_linear, packed_silu_mul
@@ -52,7 +52,7 @@ def _decode() -> list[Case]:
         copies = [[_matrix(rows, columns, bits) for rows, bits in parts] for _ in range(1 + _COLD_BYTES // size)]
         call = _in_turn(copies, partial(packed_linear, x))
         flop = 2 * columns * sum(rows for rows, _ in parts)
-        peer = _bitsandbytes(parts[0][0], x, len(copies)) if name.startswith("int4") else None
+        peer = peers.four_bit_linear(x, parts[0][0], len(copies)) if name.startswith("int4") else None
         found.append(Case("packed_linear", name, call, size, flop, turns=len(copies), peer=peer))
     x = _random(1, HIDDEN)
     pairs = [(_matrix(WIDE, HIDDEN, 4), _matrix(WIDE, HIDDEN, 4)) for _ in range(8)]
@@ -111,15 +111,6 @@ def _rows(tokens: int) -> Case:
     call = partial(gather_rows, codes, scales, ids, 12.0, torch.bfloat16)
     size = tokens * (HIDDEN + 2 * HIDDEN // 128)
     return Case("gather_rows", f"{_tokens(tokens)} from host memory", call, size, turns=48 if tokens == 1 else 1)
-
-
-def _bitsandbytes(rows: int, x: Tensor, copies: int) -> tuple[str, Callable[[], object]] | None:
-    if importlib.util.find_spec("bitsandbytes") is None:
-        return None
-    from bitsandbytes.functional import gemv_4bit, quantize_4bit
-
-    packed = [quantize_4bit(_random(rows, x.shape[1]), blocksize=64, quant_type="nf4") for _ in range(copies)]
-    return "bitsandbytes 4-bit GEMV", _in_turn(packed, lambda pair: gemv_4bit(x, pair[0].t(), state=pair[1]))
 
 
 def _in_turn(copies: list[T], call: Callable[[T], object]) -> Callable[[], object]:
