@@ -128,7 +128,7 @@ def _reading(network: Network, rows: list[LongRow], plan: Plan) -> Iterator[Long
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     reset_peak()
-    before = traffic_of(session)
+    before, pinned_before = traffic_of(session), _pin_seconds(session)
     seconds = 0.0
     settle(device)
     begun = perf_counter()
@@ -140,8 +140,10 @@ def _reading(network: Network, rows: list[LongRow], plan: Plan) -> Iterator[Long
         # Waits for the device.
         token = Sampler(Sampling())(session.logits)
         seconds += perf_counter() - begun
-        row = replace(row, staged=row is not rows[-1], ttft_seconds=seconds, pin_seconds=_pin_seconds(session))
+        row = replace(row, staged=row is not rows[-1], ttft_seconds=seconds)
         row = replace(row, prefill_traffic=_between(before, traffic_of(session)))
+        if pinned_before is not None:
+            row = replace(row, pin_seconds=(_pin_seconds(session) or 0.0) - pinned_before)
         reached = session.checkpoint() if row.staged else None
         row = _answered(session, row, token, selections, plan.steps, device)
         yield row if row.staged else _with_peaks(row, device)
@@ -229,8 +231,8 @@ def _between(before: Traffic | None, after: Traffic | None) -> Traffic | None:
 
 
 def _pin_seconds(session: Session) -> float | None:
-    seconds = getattr(getattr(session, "traffic", None), "pin_seconds", None)
-    return None if seconds is None else float(seconds)
+    counted = session.traffic
+    return None if counted is None else counted.pin_seconds
 
 
 def _with_peaks(row: LongRow, device: torch.device) -> LongRow:

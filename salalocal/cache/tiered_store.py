@@ -26,12 +26,14 @@ class Traffic:
         misses: those that were fetched from the host.
         bytes: that this took.
         streamed_bytes: of history, for chunks.
+        pin_seconds: spent on page-locking host memory.
     """
 
     hits: int
     misses: int
     bytes: int
     streamed_bytes: int
+    pin_seconds: float
 
 
 @dataclass(frozen=True)
@@ -213,4 +215,5 @@ class TieredStore:
     def traffic(self) -> Traffic:
         """Since the beginning; waits for the device."""
         hits, misses = self._counts.sum(0).tolist()
-        return Traffic(hits, misses, misses * self._slots[0, 0].nbytes, self.staging.copied_bytes)
+        fetched, streamed = misses * self._slots[0, 0].nbytes, self.staging.copied_bytes
+        return Traffic(hits, misses, fetched, streamed, self.host.pin_seconds)

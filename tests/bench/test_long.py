@@ -167,6 +167,10 @@ def test_what_a_session_moves_is_told(network: Network, monkeypatch: pytest.Monk
         class traffic:
             hits, misses, bytes, streamed_bytes, pin_seconds = 0, 0, 0, 0, 0.25
 
+        def _read_chunk(self, *arguments: object) -> None:
+            self.traffic.pin_seconds += 0.5
+            super()._read_chunk(*arguments)  # type: ignore[arg-type]
+
         def _step(self, *arguments: object) -> object:
             self.traffic.hits += 87
             self.traffic.misses += 13
@@ -175,7 +179,7 @@ def test_what_a_session_moves_is_told(network: Network, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(long, "Session", Counting)
     (row,) = rows_of(network, replace(PLAN, lengths=(128,), selections=("own",)))
-    assert row.pin_seconds == 0.25
+    assert row.pin_seconds == 1.0, "of its two chunks; not what was pinned for those of the warm-up"
     assert row.prefill_traffic == Traffic(0, 0, 0)
     assert row.prefill_traffic.hit_rate is None
     assert row.decode_traffic == Traffic(3 * 87, 3 * 13, 3000)
