@@ -11,7 +11,8 @@ from salalocal.config import ModelConfig
 from salalocal.forecast import Place, make_plan
 from salalocal.hub import find_config
 from salalocal.planner import footprint, packed, usable_gpu_bytes
-from salalocal.times import Rates
+from salalocal.roofline import Bare, card_rates
+from salalocal.times import Rates, predict, prefill_seconds
 
 RELEASED = ModelConfig.from_json(find_config("openbmb/MiniCPM-SALA"))
 GOLDEN = Path(__file__).parent / "golden" / "models"
@@ -33,6 +34,38 @@ def gpu(gib: float, rates: Rates | None = RATES) -> Place:
 
 def capped(gib: float, host_gib: float) -> Place:
     return replace(gpu(gib), host_bytes=int(host_gib * 2**30))
+
+
+# One H100, docs/performance.md: ceilings of a run of `bench steps`, and what the released model took in it; whole texts
+# stand in "Long texts".
+H100 = card_rates(Bare(copy_bytes=2.92e12, matmul_flop=680e12, narrow_flop={"int8": 871e12, "fp8": 1285e12}))
+MEASURED_MS = {
+    "decode, 64K": 2.884,
+    "decode, 1M": 3.069,
+    "chunk of 8,192 behind 16K, full": 277.84,
+    "chunk of 8,192 behind 16K, int8": 206.31,
+    "chunk of 8,192 behind 16K, fp8": 184.25,
+    "text of 256K, full": 9420,
+    "text of 256K, fp8": 6420,
+}
+
+
+def predicted_ms(what: str) -> float:
+    model, chunk = packed(RELEASED, "int4"), 8192
+    assert model is not None
+    if what.startswith("decode"):
+        return 1e3 / predict(model, H100, M if "1M" in what else M >> 4, chunk, 2, unpacked=False).tokens_per_second
+    stop, start = (M >> 2, 0) if what.startswith("text") else (16384 + chunk, 16384)
+    seconds = [
+        prefill_seconds(model, H100, tokens, chunk, 2, unpacked=False, prefill=what.split()[-1]) if tokens else 0.0
+        for tokens in (stop, start)
+    ]
+    return 1e3 * (seconds[0] - seconds[1])
+
+
+@pytest.mark.parametrize("what", MEASURED_MS)
+def test_what_an_h100_took_is_predicted_within_15_percent(what: str) -> None:
+    assert predicted_ms(what) == pytest.approx(MEASURED_MS[what], rel=0.15)
 
 
 def test_k_and_v_in_main_memory() -> None:

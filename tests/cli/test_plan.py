@@ -200,8 +200,12 @@ def test_bench_machine(run: Run, measured: list[str]) -> None:
 
 def test_a_gpus_way_from_main_memory(run: Run, measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     del measured
-    card = replace(CPU, device="cuda", hardware=Hardware(7e14, 3e12, 2e12, 5e10, 1e10))
+    card = replace(CPU, device="cuda", hardware=Hardware(7e14, 3e12, 2e12, 5e10, 1e10, 4e10, 3e10, 9e14))
     monkeypatch.setattr(bench, "measure_machine", lambda *_: card)
     out = run("bench", "machine").out
     assert "from main memory, pinned  50.0 GB/s" in out
     assert "not pinned                10.0 GB/s" in out
+    assert "to main memory            40.0 GB/s" in out
+    assert "single blocks from there  30.0 GB/s" in out
+    assert "products in int8          900.0 TFLOP/s" in out
+    assert "fp8" not in out
