@@ -23,7 +23,7 @@ _AMPLE_KV_BYTES = 512 << 20
 _STAGED_SHARE = 8
 _MOST_STAGED_BYTES = 256 << 20
 # What a card shared between K/V and compressed keys is to have room for.
-_LONG_CONTEXT_TOKENS = 1 << 20
+LONG_CONTEXT_TOKENS = 1 << 20
 # On a CPU about a second of work, so that progress moves and cancel is heard. Larger chunks gain nothing there.
 _CPU_FLOP_PER_SECOND = 1e11
 _CPU_CHUNK_TOKENS = (256, 2048)
@@ -181,7 +181,7 @@ def _slot_bytes(config: ModelConfig, item_bytes: int) -> int:
 
 
 def kv_budget(
-    config: ModelConfig, sizes: Footprint, available_bytes: int, tokens: int = _LONG_CONTEXT_TOKENS
+    config: ModelConfig, sizes: Footprint, available_bytes: int, tokens: int = LONG_CONTEXT_TOKENS
 ) -> int | None:
     """What is left for K/V on a card beside weights and a long context.
 

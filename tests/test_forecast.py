@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from salalocal.bus_times import Bus
 from salalocal.config import ModelConfig
 from salalocal.forecast import Place, make_plan
 from salalocal.hub import find_config
 from salalocal.planner import footprint, packed, usable_gpu_bytes
 from salalocal.roofline import Bare, card_rates
+from salalocal.saved_size import saved_bytes
 from salalocal.times import Rates, predict, prefill_seconds
 
 RELEASED = ModelConfig.from_json(find_config("openbmb/MiniCPM-SALA"))
@@ -71,7 +73,7 @@ def test_what_an_h100_took_is_predicted_within_15_percent(what: str) -> None:
 def test_k_and_v_in_main_memory() -> None:
     planned = make_plan(RELEASED, M, capped(24, 64))
     assert planned.fits
-    assert planned.asked.times is None
+    assert planned.asked.times is None, "nothing is known of the bus"
     assert sum(planned.parts().values()) == planned.asked.total_bytes <= capped(24, 64).usable_bytes
     sizes = planned.choice.sizes
     assert (
@@ -82,6 +84,32 @@ def test_k_and_v_in_main_memory() -> None:
     choice, usable = make_plan(RELEASED, M, capped(24, 4096)).choice, gpu(24).usable_bytes
     longest = choice.longest_tokens
     assert choice.device_bytes(longest) <= usable < choice.device_bytes(longest + 99)
+
+
+BUS = Bus(read_bytes=5e10, write_bytes=5e10, gather_bytes=4e10, fetch_seconds=1e-5, piece_token_seconds=1e-8)
+
+
+def test_times_with_k_and_v_in_main_memory() -> None:
+    int4 = packed(RELEASED, "int4")
+    assert int4 is not None
+    rates = replace(H100, bus=BUS)
+    small, large = (make_plan(int4, M, replace(capped(gib, 64), rates=rates)).asked.times for gib in (8, 16))
+    resident = make_plan(int4, M, gpu(80, rates)).asked.times
+    assert small is not None
+    assert large is not None
+    assert resident is not None
+    # Chunks of 2,048 pass 2.2 TB of history over the bus, and unpack matrices four times as often.
+    assert small.first_token_seconds > large.first_token_seconds > resident.first_token_seconds
+    assert small.first_token_seconds - resident.first_token_seconds > 0.5 * M**2 / 4096 * 8192 / BUS.read_bytes
+    assert small.tokens_per_second < resident.tokens_per_second
+
+
+def test_a_saved_session_is_told_of_every_setting() -> None:
+    planned = make_plan(RELEASED, M, gpu(24))
+    assert planned.asked.saved_bytes == saved_bytes(RELEASED, 2, M)
+    assert [near.saved_bytes for near in planned.nearest] == [
+        saved_bytes(RELEASED, 2, near.tokens) for near in planned.nearest
+    ]
 
 
 def test_main_memory_limits_it_too() -> None:

@@ -29,11 +29,9 @@ from salalocal.errors import Cancelled, ContextTooLong, DoesNotFit, InvalidReque
 from salalocal.evidence import QuoteIndex, excerpts, read_passages
 from salalocal.model.network import Network
 from salalocal.planner import Footprint, usable_bytes
+from salalocal.saved_size import CHECKPOINT_EVERY_TOKENS
 from salalocal.tokenizer import Message, Prompt, Tokenizer
 from salalocal_quant import PackedWeight, PlanesWeight
-
-# Prompts keep a checkpoint this often, so that going back never re-reads more than this.
-_CHECKPOINT_EVERY_TOKENS = 65536
 
 
 class Engine:
@@ -297,7 +295,7 @@ class Engine:
 
     def _checkpoints(self, prompt: Prompt) -> set[int]:
         """Where the session keeps what it knows while it reads a prompt."""
-        return {prompt.stable_tokens, *range(_CHECKPOINT_EVERY_TOKENS, len(prompt.ids), _CHECKPOINT_EVERY_TOKENS)}
+        return {prompt.stable_tokens, *range(CHECKPOINT_EVERY_TOKENS, len(prompt.ids), CHECKPOINT_EVERY_TOKENS)}
 
     def _generate(
         self, session: Session, prompt: Prompt, sampling: Sampling, cancel: threading.Event | None
