@@ -30,7 +30,9 @@ from salalocal.engine.gpu_memory import peak_bytes
 from salalocal.engine.load import make_tiers
 from salalocal.engine.sampling import Sampler, Sampling
 from salalocal.engine.session import Session
+from salalocal.forecast import kv_away
 from salalocal.model.network import Network
+from salalocal.times import Rates, predict
 from salalocal_kernels.gpu.bench.selections import REPLAYED_SHARE, REPLAYED_STEP_SHARE
 
 Selection = Literal["own", "replayed", "all-new"]
@@ -53,6 +55,7 @@ class Plan:
         staged: read the longest text only and note the others on the way.
         steps: decode steps after each text.
         kv_budget: bytes on the card for K and V, which are in host memory then; None: all of them are on the card.
+        rates: of this card, for what a plan says beside what is measured; None: it says nothing.
     """
 
     lengths: tuple[int, ...]
@@ -63,6 +66,7 @@ class Plan:
     staged: bool = False
     steps: int = 64
     kv_budget: int | None = None
+    rates: Rates | None = None
 
 
 def missing(plan: Plan, table: LongTable, device: str) -> list[LongRow]:
@@ -93,7 +97,11 @@ def time_texts(
     """
     lacking = missing(plan, table, device)
     for selection in dict.fromkeys(plan.selections):
-        rows = [replace(row, run=run, weight_bytes=network.nbytes) for row in lacking if row.selection == selection]
+        rows = [
+            _planned(replace(row, run=run, weight_bytes=network.nbytes), network, plan)
+            for row in lacking
+            if row.selection == selection
+        ]
         # One text for all of them, or one for each.
         for texts in [rows] if plan.staged else [[row] for row in rows]:
             if texts:
@@ -101,6 +109,22 @@ def time_texts(
                     table.add(row)
                     on_row(row)
                 let_go(network.device)
+
+
+def _planned(row: LongRow, network: Network, plan: Plan) -> LongRow:
+    """The row with what a plan says of its setting."""
+    rates, config, item_bytes = plan.rates, network.config, network.dtype.itemsize
+    if rates is None or (plan.prefill != "full" and plan.prefill not in rates.narrow_flop):
+        return row
+    away = None
+    if plan.kv_budget is not None:
+        if rates.bus is None:
+            return row
+        away = kv_away(config, item_bytes, planner.tiers(config, item_bytes, plan.kv_budget))
+    told = predict(
+        config, rates, row.tokens, plan.chunk_tokens, item_bytes, unpacked=False, prefill=plan.prefill, away=away
+    )
+    return replace(row, planned_seconds=told.first_token_seconds, planned_tokens_per_second=told.tokens_per_second)
 
 
 def _read_text(network: Network, rows: list[LongRow], plan: Plan) -> Iterator[LongRow]:
