@@ -311,3 +311,15 @@ def packed(config: ModelConfig, name: Literal["int4", "int8"]) -> ModelConfig | 
         return None
     columns = config.matrix_columns
     return replace(config, quantization=recipe(name, columns, best_group_size(columns.values()), zero_point=False))
+
+
+def mildest_packing(
+    config: ModelConfig, item_bytes: int, chunk_tokens: int, available_bytes: int
+) -> Literal["int8", "int4"] | None:
+    """How the weights would have to be packed for an empty session to fit; None where nothing helps."""
+    packings: tuple[Literal["int8", "int4"], ...] = ("int8", "int4")
+    for name in packings:
+        smaller = packed(config, name)
+        if smaller is not None and footprint(smaller, item_bytes, chunk_tokens).total_bytes(0) <= available_bytes:
+            return name
+    return None

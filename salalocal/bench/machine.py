@@ -18,11 +18,11 @@ from torch import Tensor
 from salalocal.bench.card import measure_card
 from salalocal.cache.manifest import ModelIdentity
 from salalocal.cache.session_cache import SessionCache
-from salalocal.engine.engine import Engine
+from salalocal.engine.engine import Engine, device_name
 from salalocal.engine.load import load, resolve_device
 from salalocal.engine.session import Session
 from salalocal.hub import EMBEDDED_MODEL
-from salalocal.machine import Hardware, Machine, Reading, processor_name
+from salalocal.machine import Hardware, Machine, Reading
 from salalocal.times import Chunk, Rates, Step, fit
 from salalocal_quant import PackedWeight
 
@@ -37,13 +37,6 @@ _STEPS = {"cpu": 16, "cuda": 128}
 _FIRST_STEPS = 4
 _SEED = 5
 _ENOUGH_SECONDS = 0.3
-
-
-def device_name(device: torch.device) -> str:
-    """The card's or the processor's name, the latter with its cores."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return processor_name()
 
 
 def measure_machine(device: str = "auto", on_part: Callable[[str], None] | None = None) -> Machine:

@@ -14,6 +14,7 @@ from torch import Tensor
 from salalocal.cache.host_memory import SEGMENT_BYTES, HostMemory
 from salalocal.cache.page_table import PagePool
 from salalocal.cache.staging import Lane, Staging
+from salalocal.planner import Tiers
 from salalocal_kernels import HostPages, SlotPool, fetch_blocks, write_token
 
 
@@ -126,6 +127,11 @@ class TieredStore:
     def layers(self) -> int:
         """Number of attention layers."""
         return self._slots.shape[0]
+
+    @property
+    def shares(self) -> Tiers:
+        """How device memory is shared out."""
+        return Tiers(self._slots.shape[1], self.staging.pages)
 
     @property
     def page_bytes(self) -> int:

@@ -129,9 +129,10 @@ def recall_or_measure(kind: str) -> Machine:
     """What is known of this machine's "cpu" or "cuda" device; measured and kept where nothing is."""
     from salalocal import machine
     from salalocal.bench import machine as bench
+    from salalocal.engine.engine import device_name
     from salalocal.engine.load import resolve_device
 
-    known = machine.recall(kind, bench.device_name(resolve_device(kind)))
+    known = machine.recall(kind, device_name(resolve_device(kind)))
     if known is None:
         print_note(_UNMEASURED)
         known = bench.measure_machine(kind)

@@ -13,6 +13,7 @@ import torch
 import salalocal
 from salalocal import times
 from salalocal.bench import machine as bench
+from salalocal.engine.engine import device_name
 from salalocal.machine import Machine, recall, save
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "models"
@@ -35,7 +36,7 @@ def measured() -> Machine:
 
 def test_what_is_measured(measured: Machine) -> None:
     assert (measured.device, measured.model) == ("cpu", "salalocal-pocket")
-    assert measured.device_name == bench.device_name(torch.device("cpu"))
+    assert measured.device_name == device_name(torch.device("cpu"))
     assert [reading.position for reading in measured.readings] == [0, 700, 1500]
     assert [reading.decode_steps_per_second is None for reading in measured.readings] == [True, False, False]
     assert (measured.hardware.pinned_bytes_per_second, measured.hardware.pageable_bytes_per_second) == (None, None)
