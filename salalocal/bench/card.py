@@ -1,6 +1,6 @@
 """What a GPU does without a model: copies, products, the way to main memory, our kernels at the released shapes.
 
-Knows no files and no sessions. All of it is in bfloat16 and takes less than 3 GiB.
+Knows no files and no sessions. Everything is in bfloat16.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _ATTENDED_TOKENS = 1 << 17
 # Blocks of each kv head that a timed fetch brings: about as many as a step lacks, and all that it reads.
 _FETCHED = (8, 96)
 _FETCHED_SETS = 12
+_KEPT_SETS = 4
 _PIECES = (2, 10)
 _PIECE_QUERIES = 2048
 
@@ -60,9 +61,9 @@ def measure_card(layer_chunk_seconds: float) -> tuple[Hardware, Rates]:
     ceilings = measure_ceilings()
     hardware = _hardware(ceilings)
     torch.cuda.empty_cache()
-    with torch.inference_mode():
-        kernels = measure_kernels(released_config())
-        bus = _measure_bus(released_config(), hardware)
+    config = released_config()
+    kernels = measure_kernels(config)
+    bus = _measure_bus(config, hardware)
     torch.cuda.empty_cache()
     if bus is not None:
         hardware = replace(hardware, gather_bytes_per_second=bus.gather_bytes)
@@ -145,7 +146,8 @@ def measure_kernels(config: ModelConfig) -> KernelRates:
 
 def _measure_bus(config: ModelConfig, hardware: Hardware) -> Bus | None:
     """None where CUDA does not register main memory."""
-    few, many = (_fetch_seconds(config, count) for count in _FETCHED)
+    device = torch.device("cuda")
+    few, many = (_fetch_seconds(config, count, device) for count in _FETCHED)
     if few is None or many is None:
         return None
     assert hardware.pinned_bytes_per_second is not None
@@ -158,40 +160,41 @@ def _measure_bus(config: ModelConfig, hardware: Hardware) -> Bus | None:
         write_bytes=hardware.written_bytes_per_second,
         gather_bytes=gather,
         fetch_seconds=max(0.0, few - less / gather),
-        piece_token_seconds=_piece_token_seconds(config),
+        piece_token_seconds=_piece_token_seconds(config, device),
     )
 
 
-def _fetch_seconds(config: ModelConfig, blocks: int) -> float | None:
+def _fetch_seconds(config: ModelConfig, blocks: int, device: torch.device) -> float | None:
     """Seconds of `fetch_blocks` where of each kv head so many blocks are asked for and none is there."""
-    device, heads = torch.device("cuda"), config.num_key_value_heads
+    heads, dim, block = config.num_key_value_heads, config.sparse_head_dim, config.block_size
     pages = _FETCHED_SETS * blocks
-    # Slots for one set: what comes next is never there.
-    store = TieredStore(
-        1, heads, config.sparse_head_dim, config.block_size, torch.bfloat16, device, heads * blocks, staged_pages=1
-    )  # fmt: skip
+    # In turn, each set has been given up for others by the time it is asked for again.
+    slots = _KEPT_SETS * heads * blocks
+    store = TieredStore(1, heads, dim, block, torch.bfloat16, device, slots, staged_pages=1)
     store.reserve(pages)
-    layer, slots = store.layer(0), store.slot_table(pages)
+    layer, slot_table = store.layer(0), store.slot_table(pages)
     if not layer.host.is_readable:
         return None
     table = torch.randperm(pages, device=device)
     sets = torch.randperm(pages, device=device).view(_FETCHED_SETS, blocks).sort().values.int()
-    call = _in_turn([each.expand(heads, blocks).contiguous() for each in sets], lambda each: layer.fetch(
-        each, table, pages * config.block_size, slots, is_counted=False
-    ))  # fmt: skip
+
+    def fetch(asked: Tensor) -> None:
+        layer.fetch(asked, table, pages * block, slot_table)
+
+    call = _in_turn([asked.expand(heads, blocks).contiguous() for asked in sets], fetch)
     return milliseconds(call, turns=_FETCHED_SETS) / 1e3
 
 
-def _piece_token_seconds(config: ModelConfig) -> float:
+def _piece_token_seconds(config: ModelConfig, device: torch.device) -> float:
     """What a piece more costs a token, in a context that stays the same."""
     from salalocal_kernels.gpu.bench.selections import REPLAYED_SHARE, selection
 
     heads, dim, block = config.num_key_value_heads, config.sparse_head_dim, config.block_size
     first = _ATTENDED_TOKENS - _PIECE_QUERIES
     count = _ATTENDED_TOKENS // block
-    q = torch.randn(_PIECE_QUERIES, config.num_attention_heads, dim, device="cuda", dtype=torch.bfloat16)
-    pages = torch.randn(count, heads, 2, block, dim, device="cuda", dtype=torch.bfloat16)
-    picked = selection(first, _PIECE_QUERIES, REPLAYED_SHARE, heads).cuda()
+    q = torch.randn(_PIECE_QUERIES, config.num_attention_heads, dim, device=device, dtype=torch.bfloat16)
+    pages = torch.randn(count, heads, 2, block, dim, device=device, dtype=torch.bfloat16)
+    picked = selection(first, _PIECE_QUERIES, REPLAYED_SHARE, heads).to(device)
     few, many = (
         milliseconds(lambda cut=_cut(pages, number): attend_in_pieces(q, picked, cut, first, dim**-0.5, len(q))) / 1e3  # type: ignore[misc]
         for number in _PIECES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from salalocal.bench.card import KernelRates, measure_card, rates_of
 from salalocal.bench.clock import Ceilings
 from salalocal.bench.made_model import released_config
 from salalocal.bus_times import Bus
+from salalocal.cache.tiered_store import TieredStore
 from salalocal.model.pieces import attend_in_pieces
 from salalocal.times import predict
 
@@ -37,6 +39,38 @@ def test_pieces_that_are_timed_add_up_to_the_whole() -> None:
     outs = [attend_in_pieces(q, blocks, card._cut(pages, number), 37, 0.3, 3) for number in (1, 4)]
     assert [(piece.first, piece.stop) for piece in card._cut(pages, 4)] == [(0, 3), (3, 6), (6, 9), (9, 10)]
     torch.testing.assert_close(*outs)
+
+
+def test_a_timed_fetch_finds_nothing_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    stores: list[TieredStore] = []
+
+    def make(*arguments: object, **named: object) -> TieredStore:
+        stores.append(TieredStore(*arguments, **named))  # type: ignore[arg-type]
+        return stores[-1]
+
+    def call_often(call: Callable[[], object], turns: int) -> float:
+        for _ in range(2 * turns):
+            call()
+        return 250.0
+
+    monkeypatch.setattr(card, "TieredStore", make)
+    monkeypatch.setattr(card, "milliseconds", call_often)
+    assert card._fetch_seconds(released_config(), 2, torch.device("cpu")) == 0.25
+    traffic = stores[0].traffic
+    assert (traffic.hits, traffic.misses) == (0, 2 * 12 * 2 * 2)
+
+
+def test_a_piece_more_is_what_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = iter([3.0, 11.0])
+
+    def call_once(call: Callable[[], object]) -> float:
+        call()
+        return next(taken)
+
+    monkeypatch.setattr(card, "milliseconds", call_once)
+    monkeypatch.setattr(card, "_PIECE_QUERIES", 64)
+    monkeypatch.setattr(card, "_ATTENDED_TOKENS", 1 << 14)
+    assert card._piece_token_seconds(released_config(), torch.device("cpu")) == pytest.approx(8e-3 / 8 / 64)
 
 
 @pytest.mark.gpu

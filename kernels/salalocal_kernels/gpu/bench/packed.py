@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
@@ -50,9 +50,8 @@ def between(tokens: int) -> tuple[Case, Case]:
     return _norm(tokens), Case("silu_mul", f"{tokens:,} x 16384", partial(silu_mul, gate, up), 6 * gate.numel())
 
 
-def rows() -> list[Case]:
-    """Packed products with one token."""
-    found: list[Case] = []
+def rows() -> Iterator[Case]:
+    """Packed products with one token, one after the other: each takes half a GiB."""
     for name, columns, parts in _PRODUCTS:
         x = _random(1, columns)
         size = sum(_matrix(rows, columns, bits, "meta").nbytes for rows, bits in parts)
@@ -60,13 +59,12 @@ def rows() -> list[Case]:
         call = _in_turn(copies, partial(packed_linear, x))
         flop = 2 * columns * sum(rows for rows, _ in parts)
         peer = _bitsandbytes(parts[0][0], x, len(copies)) if name.startswith("int4") else None
-        found.append(Case("packed_linear", name, call, size, flop, turns=len(copies), peer=peer))
+        yield Case("packed_linear", name, call, size, flop, turns=len(copies), peer=peer)
     x = _random(1, HIDDEN)
     pairs = [(_matrix(WIDE, HIDDEN, 4), _matrix(WIDE, HIDDEN, 4)) for _ in range(8)]
     size = 2 * pairs[0][0].nbytes
     both = _in_turn(pairs, lambda pair: packed_silu_mul(x, *pair))
-    found.append(Case("packed_silu_mul", "int4 gate and up, 4096 to 16384", both, size, 4 * WIDE * HIDDEN, turns=8))
-    return found
+    yield Case("packed_silu_mul", "int4 gate and up, 4096 to 16384", both, size, 4 * WIDE * HIDDEN, turns=8)
 
 
 def _prefill() -> list[Case]:
