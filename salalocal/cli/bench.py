@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from salalocal.cli.bench_cards import cards
+from salalocal.cli.bench_hits import hits
 from salalocal.cli.bench_long import long
 from salalocal.cli.options import Device, JsonOption
 from salalocal.cli.terminal import human_bytes, human_count, print_json, print_note, stderr, stdout
@@ -26,7 +27,8 @@ bench = typer.Typer(help="Measure how fast this machine is.", rich_markup_mode=N
 
 _HEADER = f"{'kernel':<25} {'shape':<46} {'selection':<9} {'us':>10} {'TB/s':>6} {'TFLOP/s':>8} {'ceiling':>7}  peer"
 _STEPS_HEADER = (
-    f"{'step':<12} {'tokens':>6} {'history':>8} {'selection':<9} {'ms':>9} {'tok/s':>9} {'graph ms':>9} {'ceiling':>8}"
+    f"{'step':<12} {'tokens':>6} {'history':>8} {'selection':<9} {'ms':>9} {'tok/s':>9} {'graph ms':>9} {'ceiling':>8} "
+    f"{'rested ms':>9}"
 )
 # Made selections need twice the blocks that a query picks.
 _LEAST_HISTORY, _MOST_HISTORY = 1 << 14, 1 << 21
@@ -126,11 +128,11 @@ def steps(
 
     Nothing is read from disk: weights and history are drawn on the card, and all K/V stays there. A decode row is the
     median of 100 tokens as the engine makes them, by the wall clock, and beside it the step's CUDA graph alone; a
-    prefill row is a chunk of 8,192 tokens, in bfloat16 and in the 8-bit formats that the card has. Selections are the
-    made-up weights' own, or replayed (87 % of the free picks shared by consecutive steps, 64 % by neighbouring queries
-    of a chunk). The ceiling is a decode step's bytes at the rate of a copy within the card, a chunk's operations at
-    that of large products, all measured in the same run.
-    With --json also what the decode step consists of.
+    prefill row is a chunk of 8,192 tokens behind others, and one after a rest of the card, in bfloat16 and in the 8-bit
+    formats that the card has. Selections are the made-up weights' own, or replayed (87 % of the free picks shared by
+    consecutive steps, 64 % by neighbouring queries of a chunk). The ceiling is a decode step's bytes at the rate of a
+    copy within the card, a chunk's operations at that of large products, all measured in the same run. With --json
+    also what the decode step consists of.
     """
     from salalocal.bench.steps import Plan, time_released
     from salalocal.weights.layout import parameter_count
@@ -163,10 +165,11 @@ def _step_line(row: StepRow) -> str:
     step = row.step if row.products == "full" else f"{row.step} {row.products}"
     graph = "" if row.device_ms is None else f"{row.device_ms:.3f}"
     share = "" if row.of_ceiling is None else f"{100 * row.of_ceiling:.0f} %"
+    rested = "" if row.rested_ms is None else f"{row.rested_ms:.2f}"
     return (
         f"{step:<12} {row.tokens:>6,} {format_length(row.history):>8} {row.selection:<9} {row.milliseconds:>9,.3f} "
-        f"{row.tokens_per_second:>9,.1f} {graph:>9} {share:>8}"
-    )
+        f"{row.tokens_per_second:>9,.1f} {graph:>9} {share:>8} {rested:>9}"
+    ).rstrip()
 
 
 def _line(row: Row) -> str:
@@ -237,6 +240,7 @@ def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
 
 def register(app: typer.Typer) -> None:
     """Adds the verb to the command line."""
+    bench.command("hits", short_help="Count what answers fetch where K/V is in main memory.")(hits)
     bench.command("long", short_help="Time whole texts of up to 2M tokens, and a dense model beside them.")(long)
     bench.command("cards", short_help="Compute what other cards would take.")(cards)
     app.add_typer(bench, name="bench")

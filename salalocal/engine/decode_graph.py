@@ -110,8 +110,8 @@ class DecodeGraph:
         self._last = 0
         self._ahead: _Ahead | None = None
         self._chosen: int | None = None
-        # Token, position, seed and count of the next step.
-        self._inputs = torch.zeros(4, dtype=torch.int64, device=network.device)
+        # Token, position, seed and count of the next step, and the length after it.
+        self._inputs = torch.zeros(5, dtype=torch.int64, device=network.device)
 
     def step(self, cache: SessionCache, token_id: int, kind: StepKind, sampler: Sampler | None) -> StepResult:
         """Reads one token after those of `cache`, whose length and states the caller moves.
@@ -140,7 +140,7 @@ class DecodeGraph:
             if kind != self._kind or room != self._room or not _are_same(held, self._held):
                 self._record(cache, kind, room, held)
             self._last = self._side_of(cache)
-            self._inputs.copy_(torch.tensor((token_id, length, seed, count)))
+            self._inputs.copy_(torch.tensor((token_id, length, seed, count, length + 1)))
             self._run(self._last, cache)
         return self._result()
 
@@ -208,7 +208,7 @@ class DecodeGraph:
         for side in sides:
             _update_table(side, cache)
         _copy_states(first, cache)
-        numbers = torch.tensor((0, cache.length, 0, 0))
+        numbers = torch.tensor((0, cache.length, 0, 0, cache.length + 1))
         main = torch.cuda.current_stream(self._network.device)
         stream = torch.cuda.Stream(self._network.device)  # type: ignore[no-untyped-call]
         self._inputs.copy_(numbers)
@@ -259,14 +259,13 @@ class DecodeGraph:
 
     def _compute(self, kind: StepKind, side: _Side) -> StepResult:
         """The step itself: device memory in, device memory out."""
-        token, position, seed, count = (self._inputs[index : index + 1] for index in range(4))
+        token, position, seed, count, length = (self._inputs[index : index + 1] for index in range(5))
         reads: dict[int, BlocksRead] = {}
-        memory = side.storage.at(position)
+        memory = side.storage.at(position, length)
         logits = self._network.step(token, memory, kind.is_sparse, reads.__setitem__, kind.is_watched)
         if kind.choice is not None:
             chosen = kind.choice(logits, seed, count)
-            side.told.copy_(chosen, non_blocking=True)
-            advance(self._inputs, chosen)
+            advance(self._inputs, chosen, side.told)
         return StepResult(logits, side.storage.new_states, reads)
 
 

@@ -99,7 +99,9 @@ class Network:
         Returns:
             logits [V], as `logits` gives them.
         """
-        span = Span.of(self.config, memory.position, 1, is_sparse, is_watched, self.dtype, self.device)
+        span = Span.of(
+            self.config, memory.position, 1, is_sparse, is_watched, self.dtype, self.device, length=memory.length
+        )
         normed, _ = self._read(ids, memory, memory.states, memory.new_states, span, record)
         return self.logits(normed)[0]
 

@@ -16,6 +16,7 @@ from salalocal.engine.decode_graph import DecodeGraph
 from salalocal.engine.engine import Engine
 from salalocal.engine.sampling import Sampler, Sampling
 from salalocal.engine.session import Session
+from salalocal.model.network import Network
 
 pytestmark = [
     pytest.mark.gpu,
@@ -129,6 +130,36 @@ def test_steps_begun_ahead_are_exact(load: Callable[..., Engine]) -> None:
     assert_same(one, other)
 
 
+def test_a_prompt_that_dies_behind_a_step_begun_ahead(
+    load: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has written its keys over the step's; and logits are copied only now that somebody asks for them."""
+    engine = load("bfloat16")
+    one, other = engine.new_session(), engine.new_session()
+    for session in (one, other):
+        session.prefill(random_ids(70))
+    sampler, again = Sampler(Sampling()), Sampler(Sampling())
+    tokens = [3]
+
+    def answer() -> None:
+        for _ in range(9):
+            tokens.append(one.step_and_choose(tokens[-1], sampler))
+            assert tokens[-1] == again(other.step(tokens[-2]))
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    answer()
+    assert one.launched == one.length + 1
+    with monkeypatch.context() as patch:
+        patch.setattr(Network, "logits", die)
+        with pytest.raises(KeyboardInterrupt):
+            one.prefill([1, 2, 3])
+    assert_same(one, other)
+    answer()
+    assert_same(one, other)
+
+
 def test_going_back_is_exact(load: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit-equal to sessions that were given only what is left, also across the edge of a room."""
     monkeypatch.setattr(decode_graph, "ROOM_TOKENS", 16)
@@ -167,6 +198,21 @@ def test_a_replay_waits_for_nothing(load: Callable[..., Engine]) -> None:
         decoder._run(decoder._last, session._cache)
     finally:
         torch.cuda.set_sync_debug_mode(before)
+
+
+def test_an_answer_waits_for_its_tokens_only(load: Callable[..., Engine]) -> None:
+    """Also where a block begins: three of them in 40 tokens."""
+    session, sampler, token = load("bfloat16").new_session(), Sampler(Sampling()), 3
+    session.prefill(random_ids(70))
+    before = torch.cuda.get_sync_debug_mode()
+    try:
+        for number in range(44):
+            if number == 4:
+                torch.cuda.set_sync_debug_mode("error")
+            token = session.step_and_choose(token, sampler)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    assert session.length == 114
 
 
 def test_the_embedded_model() -> None:

@@ -19,8 +19,8 @@ pytestmark = [
 
 HERE = Path(__file__).parent
 KERNELS = (
-    "append_token", "compress_keys", "gather_rows", "lightning_decode", "lightning_prefill", "norm_gate",
-    "qk_norm_rope", "random_uniform", "rms_norm", "select_blocks", "unpack_planes",
+    "advance", "append_token", "compress_keys", "gather_rows", "greedy_token", "lightning_decode", "lightning_prefill",
+    "norm_gate", "qk_norm_rope", "random_uniform", "rms_norm", "rope_table", "select_blocks", "unpack_planes",
 )  # fmt: skip
 # What a graph records is not recorded where every tensor has its own memory.
 LARGE = ("graph", "2_to_31", "8192", "2049", "32768", "16384", "73448", "65536")
