@@ -28,7 +28,7 @@ _AMPLE_KV_BYTES = 320 << 20
 _STAGED_SHARE = 3
 _MOST_STAGED_BYTES = 256 << 20
 # What a card shared between K/V and compressed keys is to have room for.
-_LONG_CONTEXT_TOKENS = 1 << 20
+LONG_CONTEXT_TOKENS = 1 << 20
 # On a CPU about a second of work, so that progress moves and cancel is heard. Larger chunks gain nothing there.
 _CPU_FLOP_PER_SECOND = 1e11
 _CPU_CHUNK_TOKENS = (256, 2048)
@@ -224,7 +224,7 @@ def _slot_bytes(config: ModelConfig, item_bytes: int) -> int:
 
 
 def kv_budget(
-    config: ModelConfig, sizes: Footprint, available_bytes: int, tokens: int = _LONG_CONTEXT_TOKENS
+    config: ModelConfig, sizes: Footprint, available_bytes: int, tokens: int = LONG_CONTEXT_TOKENS
 ) -> int | None:
     """What is left for K/V on a card beside weights and a long context.
 
@@ -244,7 +244,7 @@ def kv_budget(
 
 
 def capped(
-    config: ModelConfig, item_bytes: int, available_bytes: int, tokens: int = _LONG_CONTEXT_TOKENS
+    config: ModelConfig, item_bytes: int, available_bytes: int, tokens: int = LONG_CONTEXT_TOKENS
 ) -> tuple[int, Footprint]:
     """Tokens per prefill chunk, and what the model takes then, on a card with so much for weights and caches.
 
@@ -362,3 +362,15 @@ def packed(config: ModelConfig, name: Literal["int4", "int8"]) -> ModelConfig | 
         return None
     columns = config.matrix_columns
     return replace(config, quantization=recipe(name, columns, best_group_size(columns.values()), zero_point=False))
+
+
+def mildest_packing(
+    config: ModelConfig, item_bytes: int, chunk_tokens: int, available_bytes: int
+) -> Literal["int8", "int4"] | None:
+    """How the weights would have to be packed for an empty session to fit; None where nothing helps."""
+    packings: tuple[Literal["int8", "int4"], ...] = ("int8", "int4")
+    for name in packings:
+        smaller = packed(config, name)
+        if smaller is not None and footprint(smaller, item_bytes, chunk_tokens).total_bytes(0) <= available_bytes:
+            return name
+    return None

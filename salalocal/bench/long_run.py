@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import torch
 
-from salalocal import planner
+from salalocal import machine, planner
 from salalocal.bench.clock import Ceilings, measure_ceilings
 from salalocal.bench.dense_peer import DensePeer, DenseShape
 from salalocal.bench.long import Plan, let_go, missing, time_texts
@@ -59,6 +59,8 @@ def time_long(
         raise InvalidRequest(f"prefill in {lack}; use 'full'")
     plan = under_cap(plan, config, device)
     name = torch.cuda.get_device_name(device)
+    if (known := machine.recall("cuda", name)) is not None:
+        plan = replace(plan, rates=known.rates)
     ours = missing(plan, table, name)
     if not ours and not missing_peers(peer_lengths, table, name):
         lift_cap(device)

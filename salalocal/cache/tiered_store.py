@@ -14,6 +14,7 @@ from torch import Tensor
 from salalocal.cache.host_memory import SEGMENT_BYTES, HostMemory
 from salalocal.cache.page_table import PagePool
 from salalocal.cache.staging import Lane, Staging
+from salalocal.planner import Tiers
 from salalocal_kernels import HostPages, SlotPool, fetch_blocks, write_token
 
 
@@ -26,12 +27,14 @@ class Traffic:
         misses: those that were fetched from the host.
         bytes: that this took.
         streamed_bytes: of history, for chunks.
+        pin_seconds: spent on page-locking host memory.
     """
 
     hits: int
     misses: int
     bytes: int
     streamed_bytes: int
+    pin_seconds: float
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,11 @@ class TieredStore:
         return self._slots.shape[0]
 
     @property
+    def shares(self) -> Tiers:
+        """How device memory is shared out."""
+        return Tiers(self._slots.shape[1], self.staging.pages)
+
+    @property
     def page_bytes(self) -> int:
         """Bytes of one page in all layers."""
         return self.host.page_bytes
@@ -213,4 +221,5 @@ class TieredStore:
     def traffic(self) -> Traffic:
         """Since the beginning; waits for the device."""
         hits, misses = self._counts.sum(0).tolist()
-        return Traffic(hits, misses, misses * self._slots[0, 0].nbytes, self.staging.copied_bytes)
+        fetched, streamed = misses * self._slots[0, 0].nbytes, self.staging.copied_bytes
+        return Traffic(hits, misses, fetched, streamed, self.host.pin_seconds)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from salalocal.cli.bench_cards import cards
 from salalocal.cli.bench_hits import hits
 from salalocal.cli.bench_long import long
 from salalocal.cli.options import Device, JsonOption
@@ -199,9 +200,10 @@ def machine(
 ) -> None:
     """Measure this machine once and keep the figures for 'salalocal plan'. Takes about half a minute.
 
-    The bare machine: a large product, memory, and on a GPU the way from main memory, pinned and not. And the engine:
-    how fast the embedded model reads and answers, at the beginning of a text and far into it. Nothing else should
-    run meanwhile; how much did is kept beside the figures.
+    The bare machine: a large product, memory, and on a GPU the ways from and to main memory, single blocks from there,
+    and our kernels at the sizes of the released model. And the engine: how fast the embedded model reads and answers,
+    at the beginning of a text and far into it. Nothing else should run meanwhile; how much did is kept beside the
+    figures.
     """
     from salalocal.bench.machine import measure_machine
     from salalocal.machine import save
@@ -233,6 +235,13 @@ def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
         rows.append(("from main memory, pinned", f"{hardware.pinned_bytes_per_second / 1e9:,.1f} GB/s"))
     if hardware.pageable_bytes_per_second is not None:
         rows.append(("not pinned", f"{hardware.pageable_bytes_per_second / 1e9:,.1f} GB/s"))
+    others = (
+        ("to main memory", hardware.written_bytes_per_second, 1e9, "GB/s"),
+        ("single blocks from there", hardware.gather_bytes_per_second, 1e9, "GB/s"),
+        ("products in int8", hardware.int8_flop_per_second, 1e12, "TFLOP/s"),
+        ("products in fp8", hardware.fp8_flop_per_second, 1e12, "TFLOP/s"),
+    )
+    rows += [(label, f"{rate / unit:,.1f} {name}") for label, rate, unit, name in others if rate is not None]
     for reading in machine.readings:
         text = f"{reading.prefill_tokens_per_second:,.0f} tokens/s read"
         if reading.decode_steps_per_second is not None:
@@ -246,4 +255,5 @@ def register(app: typer.Typer) -> None:
     """Adds the verb to the command line."""
     bench.command("hits", short_help="Count what answers fetch where K/V is in main memory.")(hits)
     bench.command("long", short_help="Time whole texts of up to 2M tokens, and a dense model beside them.")(long)
+    bench.command("cards", short_help="Compute what other cards would take.")(cards)
     app.add_typer(bench, name="bench")

@@ -87,7 +87,7 @@ def load(
             chunk, sizes = planner.capped(config, kind.itemsize, available_bytes(where))
             kv_budget = planner.kv_budget(config, sizes, available_bytes(where))
     shares = None if kv_budget is None else planner.tiers(config, kind.itemsize, kv_budget)
-    _check_fits(path, sizes, where, kv_budget)
+    _check_fits(path, config, kind, sizes, chunk, where, kv_budget)
     network = build_network(
         config, source, kind, where, unpack=unpack,
         feed_tokens=sizes.feed_tokens, has_host_table=sizes.has_host_table,
@@ -101,7 +101,7 @@ def load(
     name = path.stem if path.is_file() else path.name
     look = 0 if path.is_file() else closer_look_tokens(path)
     tiers = None if shares is None else make_tiers(config, kind, where, shares)
-    return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files), look, tiers)
+    return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files), look, tiers, prefill)
 
 
 def make_tiers(config: ModelConfig, dtype: torch.dtype, device: torch.device, shares: planner.Tiers) -> TieredStore:
@@ -174,13 +174,23 @@ def _choose_packing(
     return choose_packing(config, dtype.itemsize, chunk_tokens, available_bytes(device), on_gpu=device.type == "cuda")
 
 
-def _check_fits(path: Path, sizes: Footprint, device: torch.device, kv_budget: int | None) -> None:
+def _check_fits(
+    path: Path,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    sizes: Footprint,
+    chunk_tokens: int,
+    device: torch.device,
+    kv_budget: int | None,
+) -> None:
     available = available_bytes(device)
     needed = sizes.total_bytes(0) + (0 if kv_budget is None else kv_budget + sizes.streaming_bytes)
     if needed > available:
+        smaller = planner.mildest_packing(config, dtype.itemsize, chunk_tokens, available)
         raise DoesNotFit(
             f"{path.name}: needs {needed / 2**30:.1f} GiB of {device.type} memory and {available / 2**30:.1f} GiB are "
-            "free; close other programs or take a smaller model",
+            "free; close other programs or "
+            + ("take a smaller model" if smaller is None else f"pack it: 'salalocal quantize --format {smaller}' fits"),
             needed_bytes=needed,
             available_bytes=available,
         )

@@ -26,11 +26,9 @@ from salalocal.engine.token_ids import checked_ids
 from salalocal.errors import Cancelled, ContextTooLong, InvalidRequest
 from salalocal.model.network import Network
 from salalocal.model.sparse_layer import BlocksRead
+from salalocal.saved_size import CHECKPOINT_BUDGET_BYTES
 
 _LOG = logging.getLogger(__name__)
-
-# States of older checkpoints are thinned out beyond this.
-CHECKPOINT_BUDGET_BYTES = 1 << 30
 
 
 class Session:

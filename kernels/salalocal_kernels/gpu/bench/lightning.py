@@ -28,6 +28,11 @@ def cases() -> list[Case]:
     return [*itertools.chain.from_iterable(_prefill(tokens) for tokens in (2048, 8192, 32768)), *_decode()]
 
 
+def around(tokens: int) -> Case:
+    """Prefill of a chunk with norms, RoPE and gate."""
+    return _prefill(tokens)[1]
+
+
 def _prefill(tokens: int) -> list[Case]:
     q, k, v, z = (_random(tokens, HEADS, DIM) for _ in range(4))
     weight, out_weight = _random(DIM), _random(CHANNELS)

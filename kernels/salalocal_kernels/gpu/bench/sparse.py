@@ -33,7 +33,7 @@ def cases() -> list[Case]:
         found += _choosing(history, CHUNK)
         found += _choosing(history, 1)
     for history, kind in _ATTENDED:
-        found += _attending(history, kind)
+        found += attending(history, kind)
     return found
 
 
@@ -53,7 +53,8 @@ def _choosing(length: int, tokens: int) -> list[Case]:
     ]
 
 
-def _attending(length: int, kind: Selection) -> list[Case]:
+def attending(length: int, kind: Selection) -> list[Case]:
+    """A chunk's queries over blocks of a history; replayed, one token's too."""
     first, blocks = length - CHUNK, length // BLOCK
     q = _random(CHUNK, HEADS, DIM)
     pages = _random(KV_HEADS, 2, blocks, BLOCK, DIM).permute(2, 0, 1, 3, 4)
