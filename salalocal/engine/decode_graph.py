@@ -166,6 +166,11 @@ class DecodeGraph:
             self._run(1 - self._last, cache)
         self._ahead = _Ahead(cache.moves, sampler.seed, sampler.count + 1)
 
+    def forget(self) -> None:
+        """Gives back the memory of all recordings; the next step begins anew."""
+        self._kind, self._sides, self._held = None, None, ()
+        self._ahead = self._chosen = None
+
     @property
     def is_ahead(self) -> bool:
         """Whether the next step has begun."""
