@@ -158,7 +158,7 @@ class Session:
         is_sparse = self._is_sparse(stop if final_length is None else final_length)
         self._readings.clear()
         if start in wanted:
-            self.checkpoint()
+            self._attempt(f"a checkpoint after {start:,} tokens", self.checkpoint)
         self._attempt(f"room for {stop:,} tokens", lambda: self._cache.reserve(stop - start))
         meter = RateMeter()
         at, size, is_halved = start, chunk_size or self._default_chunk, False
