@@ -29,7 +29,9 @@ from salalocal.config import ModelConfig
 from salalocal.engine.gpu_memory import peak_bytes
 from salalocal.engine.load import make_tiers
 from salalocal.engine.sampling import Sampler, Sampling
+from salalocal.engine.schedule import chunk_edges
 from salalocal.engine.session import Session
+from salalocal.errors import DoesNotFit
 from salalocal.forecast import kv_away
 from salalocal.model.network import Network
 from salalocal.times import Rates, predict
@@ -136,7 +138,7 @@ def _read_text(network: Network, rows: list[LongRow], plan: Plan) -> Iterator[Lo
         for row in _reading(network, rows, plan):
             waiting.pop(0)
             yield row
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, DoesNotFit):
         for row in waiting:
             yield replace(row, staged=row is not rows[-1], note=OUT_OF_MEMORY)
 
@@ -151,6 +153,7 @@ def _reading(network: Network, rows: list[LongRow], plan: Plan) -> Iterator[Long
     session = open_session(model, length + _WARM_UP_STEPS + plan.steps, plan.chunk_tokens, tiers)
     ids = made_ids(config, length)
     stages = {row.tokens: row for row in rows}
+    edges = set(chunk_edges(0, length, plan.chunk_tokens, stages))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     reset_peak()
@@ -159,6 +162,8 @@ def _reading(network: Network, rows: list[LongRow], plan: Plan) -> Iterator[Long
     settle(device)
     begun = perf_counter()
     for _ in session.read(ids, plan.chunk_tokens, length, checkpoints_at=[row.tokens for row in rows[:-1]]):
+        if session.length not in edges:
+            raise torch.OutOfMemoryError("chunks were halved; the row would tell of others")
         row = stages.get(session.length)
         if row is None:
             continue

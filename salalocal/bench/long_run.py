@@ -18,8 +18,8 @@ from salalocal.bench.long_rows import LongRow, LongTable
 from salalocal.bench.made_model import make_network, released_config
 from salalocal.bench.scoring import scoring_seconds
 from salalocal.config import ModelConfig
-from salalocal.engine.engine import available_bytes
 from salalocal.engine.gpu_memory import cap, lift_cap
+from salalocal.engine.out_of_memory import available_bytes
 from salalocal.errors import InvalidRequest
 from salalocal.model.narrow import narrowed, why_not
 from salalocal_kernels import watch

@@ -23,7 +23,7 @@ from salalocal.bench.step_parts import WHOLE, step_parts
 from salalocal.cache.manifest import ModelIdentity
 from salalocal.cache.session_cache import SessionCache
 from salalocal.config import ModelConfig
-from salalocal.engine.engine import available_bytes
+from salalocal.engine.out_of_memory import available_bytes
 from salalocal.engine.sampling import Sampler, Sampling
 from salalocal.engine.session import Session
 from salalocal.errors import DoesNotFit, EngineFailure, InvalidRequest

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from salalocal.bench.clock import Ceilings
     from salalocal.bench.kernels import Row
     from salalocal.bench.steps import StepRow
+    from salalocal.bench.switching import SwitchTimes
     from salalocal.machine import Machine
     from salalocal.model.network import Network
 
@@ -81,7 +82,7 @@ def kernels(
         print_json({"ceilings": asdict(ceilings), "rows": table})
 
 
-@bench.command("session", short_help="Time saving and restoring a session.")
+@bench.command("session", short_help="Time saving, restoring, forking and switching between sessions.")
 def session(
     tokens: Annotated[
         str, typer.Option("--tokens", metavar="N", help="Length of the session; K is 1,024 and M 1,024 K.")
@@ -97,32 +98,53 @@ def session(
             file_okay=False,
         ),
     ] = None,
+    device: Annotated[Device, typer.Option("--device", help="Where the sessions that are switched answer.")] = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Time how fast a session of the released model's shape is saved and restored, on the processor.
+    """Time how fast sessions of the released model's shape are saved, restored, forked and switched between.
 
     The session is made up, 8.3 KiB per token in bfloat16, with a checkpoint of 48 MiB every 64K tokens. Restoring,
     every byte checked, is set beside reading the same files one after the other: once with the files in the
     system's memory, and on Linux once from the disk.
+
+    Then two made-up sessions of that length answer by turns, and one of them is forked: once with K and V on the
+    device, once in main memory and 512 MiB of them on the device. On a GPU the model has MiniCPM-SALA's sizes and
+    made-up weights; on a processor it keeps as much K and V, and all else is an eighth as wide. Times are the worst of
+    several, and what they are more than a plain step.
     """
     from salalocal.bench.session import time_session
-    from salalocal.evaluate.lengths import parse_lengths
+    from salalocal.bench.switching import time_switching
+    from salalocal.engine.load import resolve_device
 
     (count,) = parse_lengths(tokens, 1, 1 << 21)[:1]
+    where = resolve_device(device)
     with tempfile.TemporaryDirectory(dir=folder, prefix="salalocal-bench-") as inside:
         rows = time_session(count, Path(inside) / "session")
-    if json:
-        print_json([{**asdict(row), "ratio": row.ratio} for row in rows])
-        return
+    console = stderr() if json else stdout()
     first = rows[0]
-    stdout().print(
+    console.print(
         f"{human_count(first.tokens)} tokens, {human_bytes(first.nbytes)}, saved in {first.save_seconds:.1f} s"
     )
     for row in rows:
-        stdout().print(
+        console.print(
             f"{'from the disk' if row.is_cold else 'from memory':<13}  restored in {row.restore_seconds:.2f} s, "
             f"read in {row.read_seconds:.2f} s: {row.ratio:.2f} x"
         )
+    switched = time_switching(count, where, lambda row: console.print(_switch_lines(row)))
+    if json:
+        saved: list[object] = [{**asdict(row), "ratio": row.ratio} for row in rows]
+        switching: list[object] = [asdict(row) for row in switched]
+        print_json({"saved": saved, "switching": switching})
+
+
+def _switch_lines(row: SwitchTimes) -> str:
+    return (
+        f"K and V {'on the device' if row.kept == 'device' else 'in main memory'} ({row.model} model, {row.device}): a "
+        f"step takes {row.step_ms:,.1f} ms\n"
+        f"  switching   {row.switch_ms:+,.1f} ms, {row.first_ms:+,.1f} ms to a session that has not answered yet\n"
+        f"  forking     {row.fork_ms:+,.1f} ms to the fork's first token, of which the call is {row.fork_call_ms:,.1f} "
+        f"ms; its later ones up to {row.later_ms:+,.1f} ms, the forked session's next {row.forked_ms:+,.1f} ms"
+    )
 
 
 @bench.command("steps", short_help="Time decode steps and a prefill chunk of the full-size model.")

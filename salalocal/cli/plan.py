@@ -107,8 +107,8 @@ class Where:
 
 
 def _where(device: Device, gpu_bytes: int | None) -> Where:
-    from salalocal.engine.engine import available_bytes
     from salalocal.engine.load import resolve_device, resolve_dtype
+    from salalocal.engine.out_of_memory import available_bytes
 
     if gpu_bytes is not None and device == "cpu":
         raise InvalidRequest("--gpu-memory is for a GPU, and --device is 'cpu': leave one of them out")

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 
-import psutil
 import torch
 
 from salalocal import machine
@@ -21,7 +20,7 @@ from salalocal.documents import Document
 from salalocal.engine.closer_look import TIMES_AS_LONG, Source
 from salalocal.engine.events import Done, Evidence, Token
 from salalocal.engine.generate import generate, read_prompt
-from salalocal.engine.gpu_memory import allowed_bytes
+from salalocal.engine.out_of_memory import available_bytes
 from salalocal.engine.progress import Progress
 from salalocal.engine.sampling import Sampling
 from salalocal.engine.session import Session
@@ -30,7 +29,7 @@ from salalocal.errors import Cancelled, ContextTooLong, DoesNotFit, InvalidReque
 from salalocal.evidence import QuoteIndex, excerpts, read_passages
 from salalocal.forecast import Place, kv_away, make_plan
 from salalocal.model.network import Network
-from salalocal.planner import LONG_CONTEXT_TOKENS, Footprint, usable_bytes
+from salalocal.planner import LONG_CONTEXT_TOKENS, Footprint
 from salalocal.saved_size import CHECKPOINT_EVERY_TOKENS
 from salalocal.times import Times, predict
 from salalocal.tokenizer import Message, Prompt, Tokenizer
@@ -377,17 +376,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return machine.processor_name()
-
-
-def available_bytes(device: torch.device) -> int:
-    """Memory that weights and caches may take now."""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        allowed = allowed_bytes(device)
-        if allowed < total:
-            # Under a cap, what CUDA itself takes is left out already, and the cap is kept whatever is taken.
-            return min(usable_bytes(free), max(0, allowed - torch.cuda.memory_allocated(device)))
-    else:
-        free = psutil.virtual_memory().available
-    return usable_bytes(free)

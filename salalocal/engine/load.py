@@ -11,8 +11,9 @@ from salalocal import planner
 from salalocal.cache.tiered_store import TieredStore
 from salalocal.config import ModelConfig
 from salalocal.engine.closer_look import closer_look_tokens
-from salalocal.engine.engine import Engine, available_bytes
+from salalocal.engine.engine import Engine
 from salalocal.engine.gpu_memory import cap as cap_memory
+from salalocal.engine.out_of_memory import available_bytes
 from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.hub import find_model
 from salalocal.model.narrow import NARROW_DTYPES, narrowed, why_not

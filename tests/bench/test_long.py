@@ -163,6 +163,20 @@ def test_out_of_memory_is_a_row(network: Network, monkeypatch: pytest.MonkeyPatc
     assert missing(plan, table, "a card") == []
 
 
+def test_chunks_that_had_to_be_halved_are_no_row(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, calls = Network.read, []
+
+    def read_but_once(self: Network, ids: Tensor, cache: object, *rest: object, **named: object) -> object:
+        if cache.length >= 128 and len(ids) > 1 and not calls:  # type: ignore[attr-defined]
+            calls.append(1)
+            raise torch.OutOfMemoryError
+        return read(self, ids, cache, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Network, "read", read_but_once)
+    short, whole = rows_of(network, replace(PLAN, selections=("own",)), LongTable(None))
+    assert (short.note, whole.note, whole.ttft_seconds) == ("", "out of memory", None)
+
+
 def test_what_a_session_moves_is_told(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions that keep K/V in main memory count."""
 

@@ -46,7 +46,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("SALALOCAL_HOME", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("salalocal.engine.engine.device_name", lambda _: CPU.device_name)
-    monkeypatch.setattr("salalocal.engine.engine.available_bytes", lambda _: 64 << 30)
+    monkeypatch.setattr("salalocal.engine.out_of_memory.available_bytes", lambda _: 64 << 30)
     calls: list[str] = []
 
     def measure(device: str = "auto", on_part: object = None) -> Machine:

@@ -160,6 +160,26 @@ def test_a_prompt_that_dies_behind_a_step_begun_ahead(
     assert_same(one, other)
 
 
+def test_the_first_steps_are_taken_before_any_is_recorded(load: Callable[..., Engine]) -> None:
+    """And are bit-equal to those of a session whose graphs are there."""
+    engine = load("bfloat16")
+    session = engine.new_session()
+    session.prefill(random_ids(70))
+    start, tokens = session.checkpoint(), random_ids(6, seed=1)
+    first, recorded = [], []
+    for token in tokens:
+        first.append(session.step(token))
+        assert session._decoder is not None
+        assert session._decoder._sides is not None
+        recorded.append(sum(side.graph is not None for side in session._decoder._sides))
+    assert recorded == [0, 0, 1, 2, 2, 2]
+    session.rewind(start)
+    for token, expected in zip(tokens, first, strict=True):
+        assert torch.equal(session.step(token), expected)
+    fork = session.fork()
+    assert torch.equal(fork.step(3), session.step(3))
+
+
 def test_going_back_is_exact(load: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit-equal to sessions that were given only what is left, also across the edge of a room."""
     monkeypatch.setattr(decode_graph, "ROOM_TOKENS", 16)
@@ -189,9 +209,11 @@ def test_going_back_is_exact(load: Callable[..., Engine], monkeypatch: pytest.Mo
 def test_a_replay_waits_for_nothing(load: Callable[..., Engine]) -> None:
     session = load("bfloat16").new_session()
     session.prefill(random_ids(70))
-    session.step(1)
+    for token in (1, 2, 3, 4):
+        session.step(token)
     decoder = session._decoder
     assert decoder is not None
+    assert is_recorded(session)
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -221,7 +243,7 @@ def test_the_embedded_model() -> None:
     session = engine.new_session()
     with salalocal_kernels.watch() as served:
         session.prefill(random_ids(3000, seed=1))
-        for token in (1, 2, 3):
+        for token in (1, 2, 3, 4):
             session.step(token)
     assert served.fallbacks == {}
     assert is_recorded(session)
