@@ -102,9 +102,9 @@ def saying_what_to_drop(engine: Engine, documents: Sequence[Document]) -> Iterat
 
 
 def say_what_to_expect(engine: Engine, tokens: int) -> None:
-    """A note with the seconds until an answer begins, where this machine's rates are known."""
+    """A note with the seconds that reading takes, where this machine's rates are known and it takes any."""
     expected = engine.expected_times(tokens)
-    if expected is not None:
+    if expected is not None and expected.first_token_seconds >= 1:
         seconds = human_seconds(expected.first_token_seconds)
         print_note(f"{tokens:,} tokens: by this machine's rates they are read in about {seconds}")
 
