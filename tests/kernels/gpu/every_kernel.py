@@ -273,8 +273,8 @@ def calls(part: str, device: str) -> dict[str, Callable[[], None]]:
 def wrong() -> None:
     """Writes a token into a page that is not there: what such a tool has to find."""
     ops = Ops("cuda")
-    (pages, table), (key, value) = ops.pages(), ops.normal(2, KV_HEADS, DIM)
-    append_token(pages, table + BLOCKS, None, None, LENGTH - 1, key, value, 0)
+    (pages, _), (key, value) = ops.pages(), ops.normal(2, KV_HEADS, DIM)
+    append_token(pages, ops.whole(*[BLOCKS] * BLOCKS), None, None, LENGTH - 1, key, value, 0)
 
 
 def main(part: str) -> None:
