@@ -36,7 +36,7 @@ def test_pieces_that_are_timed_add_up_to_the_whole() -> None:
     pages = torch.randn(10, 2, 2, 4, 8)
     q = torch.randn(3, 4, 8)
     blocks = torch.arange(10, dtype=torch.int32).expand(2, 3, 10)
-    outs = [attend_in_pieces(q, blocks, card._cut(pages, number), 37, 0.3, 3) for number in (1, 4)]
+    outs = [attend_in_pieces(q, blocks, card._cut(pages, number), 37, 0.3) for number in (1, 4)]
     assert [(piece.first, piece.stop) for piece in card._cut(pages, 4)] == [(0, 3), (3, 6), (6, 9), (9, 10)]
     torch.testing.assert_close(*outs)
 
