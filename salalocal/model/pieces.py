@@ -27,23 +27,19 @@ def attend_in_pieces(q: Tensor, blocks: Tensor, pieces: Iterable[Piece], first_p
     Returns:
         [T, H, D], dtype of q.
     """
-    whole: Tensor | None = None
-    found: _Sum | None = None
+    out: Tensor | None = None
+    wide = torch.promote_types(q.dtype, torch.float32)
+    lse = torch.empty(q.shape[:2], dtype=wide, device=q.device)
     # To the end: behind its last piece a memory asks for what comes next.
     for piece in pieces:
+        pages, table = piece.pages, piece.page_table
         if piece.is_whole:
-            whole = _whole(q, blocks, piece, first_position, scale)
-            continue
-        is_here = (blocks >= piece.first) & (blocks < piece.stop)
-        part = _Sum.of(q, torch.where(is_here, blocks, -1), piece, first_position, scale)
-        if found is None:
-            found = part
+            out = _whole(q, blocks, piece, first_position, scale)
         else:
-            found.add(part)
-    if whole is not None:
-        return whole
-    assert found is not None
-    return found.out.to(q.dtype)
+            span = piece.first, piece.stop
+            out = sparse_attention_prefill(q, pages, table, blocks, first_position, scale, lse, out, span)
+    assert out is not None
+    return out.to(q.dtype)
 
 
 def _whole(q: Tensor, blocks: Tensor, piece: Piece, first: int, scale: float) -> Tensor:
@@ -52,30 +48,3 @@ def _whole(q: Tensor, blocks: Tensor, piece: Piece, first: int, scale: float) ->
     if len(q) == 1:
         return sparse_attention_decode(q[0], pages, table, blocks[:, 0], first + 1, scale)[None]
     return sparse_attention_prefill(q, pages, table, blocks, first, scale)
-
-
-class _Sum:
-    """What queries have read so far, and the weight of it.
-
-    Attributes:
-        out: [T, H, D].
-        lse: [T, H], the log of the sum of weights.
-    """
-
-    def __init__(self, out: Tensor, lse: Tensor) -> None:
-        self.out = out
-        self.lse = lse
-
-    @staticmethod
-    def of(q: Tensor, blocks: Tensor, piece: Piece, first: int, scale: float) -> _Sum:
-        """What is read of one piece."""
-        wide = torch.promote_types(q.dtype, torch.float32)
-        lse = torch.empty(q.shape[:2], dtype=wide, device=q.device)
-        return _Sum(sparse_attention_prefill(q, piece.pages, piece.page_table, blocks, first, scale, lse), lse)
-
-    def add(self, other: _Sum) -> None:
-        """Takes in what was read of another piece."""
-        # Of two that have read nothing either may go.
-        share = torch.sigmoid(other.lse - self.lse).nan_to_num_(0.0)
-        self.out.lerp_(other.out, share[..., None])
-        self.lse = torch.logaddexp(self.lse, other.lse)

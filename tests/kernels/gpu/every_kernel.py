@@ -135,7 +135,8 @@ class Ops:
             q, picked = self.normal(37, HEADS, DIM, dtype=dtype), self.picked(37)
             sparse_attention_prefill(q, *self.pages(dtype), picked, LENGTH - 37, 0.1)
             lse = self.put(torch.zeros(37, HEADS))
-            sparse_attention_prefill(q, *self.pages(dtype), picked, LENGTH - 37, 0.1, lse)
+            out = sparse_attention_prefill(q, *self.pages(dtype), picked, LENGTH - 37, 0.1, lse, None, (0, 9))
+            sparse_attention_prefill(q, *self.pages(dtype), picked, LENGTH - 37, 0.1, lse, out, (9, BLOCKS))
 
     def sparse_attention_decode(self) -> None:
         for dtype in HALF:
