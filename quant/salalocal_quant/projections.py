@@ -43,12 +43,32 @@ class Projections:
         gate, up = self(x)
         return silu_mul(gate, up)
 
-    def feed(self, x: Tensor, down: Weight) -> Tensor:
-        """What `silu_mul` gives of x [T, K], times `down`: [T, M]."""
-        if not isinstance(down, NarrowWeight) or not is_many(x):
-            return down(self.silu_mul(x))
-        gate, up = self(x)
-        return down.times(silu_mul_codes(gate, up, down.dtype), x.dtype)
+    def feed(self, x: Tensor, down: Weight, channels: int | None = None) -> Tensor:
+        """What `silu_mul` gives of x [T, K], times `down`: [T, M].
+
+        Args:
+            x: [T, K].
+            down: [M, N].
+            channels: of N that both products are there with at once; None for all, and all where `down` takes 8 bits: a
+                token's channels share a scale.
+        """
+        if isinstance(down, NarrowWeight) and is_many(x):
+            gate, up = self(x)
+            codes = silu_mul_codes(gate, up, down.dtype)
+            # The largest tensors of a chunk.
+            del gate, up
+            return down.times(codes, x.dtype)
+        return down(self.silu_mul(x) if channels is None else self._by_channels(x, channels))
+
+    def _by_channels(self, x: Tensor, channels: int) -> Tensor:
+        """As `silu_mul`; every matrix is unpacked once."""
+        gate, up = self.weights
+        rows = gate.shape[0]
+        out = x.new_empty(len(x), rows)
+        for start in range(0, rows, channels):
+            taken = slice(start, start + channels)
+            silu_mul(gate.part(taken)(x), up.part(taken)(x), out[:, taken])
+        return out
 
 
 @dataclass(frozen=True)

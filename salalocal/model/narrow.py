@@ -18,6 +18,9 @@ NARROW_DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 _LEAST_CAPABILITY = {"int8": (8, 0), "fp8": (8, 9)}
 # The first inputs of a sparse layer: q and k.
 _SELECTING = 2
+# Where memory is short a feed-forward takes so many times the tokens whose gate and up there is room for otherwise: in
+# 8 bits all of them are there at once, and fewer tokens would unpack matrices more often.
+_FEEDS_AT_ONCE = 4
 
 
 def why_not(name: str, device: torch.device) -> str:
@@ -46,15 +49,16 @@ def narrowed(network: Network, name: str) -> Network:
         return together([*weights[:keep], *map(narrow, weights[keep:])], device)
 
     def narrow_layer(layer: Layer) -> Layer:
-        mixer = layer.mixer
+        mixer, feed = layer.mixer, layer.feed_forward
         keep = _SELECTING if isinstance(mixer, SparseLayer) else 0
         return replace(
             layer,
             mixer=replace(mixer, inputs=narrow_all(mixer.inputs, keep), o_proj=narrow(mixer.o_proj)),
             feed_forward=replace(
-                layer.feed_forward,
-                gate_up=narrow_all(layer.feed_forward.gate_up),
-                down_proj=narrow(layer.feed_forward.down_proj),
+                feed,
+                slice_tokens=min(feed.slice_tokens, _FEEDS_AT_ONCE * feed.feed_tokens),
+                gate_up=narrow_all(feed.gate_up),
+                down_proj=narrow(feed.down_proj),
             ),
         )
 

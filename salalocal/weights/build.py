@@ -77,7 +77,7 @@ def build_network(
         dtype: of activations and of weights that are not packed.
         device: where both go.
         unpack: turn packed matrices into plain ones of `dtype`.
-        feed_tokens: that a feed-forward takes at once.
+        feed_tokens: that a feed-forward has gate and up of at once, or as many numbers.
         has_host_table: the embedding table stays in host memory, page-locked, and a GPU reads rows of it from there.
 
     Raises:
@@ -170,7 +170,7 @@ def _layer(config: ModelConfig, index: int, reader: _Reader, feed_tokens: int) -
         feed_forward=FeedForward(
             gate_up=reader.projections(f"{at}.mlp", "gate_proj", "up_proj"),
             down_proj=reader.weight(f"{at}.mlp.down_proj"),
-            slice_tokens=feed_tokens,
+            feed_tokens=feed_tokens,
         ),
     )
 
