@@ -16,13 +16,13 @@ _DEQUANTIZE_BYTES = 256 << 20
 _SLICE_TOKENS, _LEAN_SLICE_TOKENS = 8192, 2048
 # Scores of queries on blocks that are there at once, of each kv head.
 _TILE_SCORES = 1 << 24
-# What small tensors and the allocator's roundings take in a lean workspace.
-_LEAN_SPARE_BYTES = 64 << 20
+# What small tensors, products' own workspaces and the allocator's roundings take in a lean workspace.
+_LEAN_SPARE_BYTES = 128 << 20
 # What CUDA itself takes on a card before the first tensor.
 _CUDA_CONTEXT_BYTES = 1 << 29
 _GPU_CHUNK_TOKENS = 8192
 _LEAST_GPU_CHUNK_TOKENS = 2048
-_AMPLE_KV_BYTES = 320 << 20
+_AMPLE_KV_BYTES = 160 << 20
 # Of the budget for K/V each of the two buffers takes so much, and no more than a bus fills while a layer computes. What
 # a text's history exceeds them by, its attention waits for; slots need to hold a few times what one step reads.
 _STAGED_SHARE = 3

@@ -248,7 +248,7 @@ class Ops:
     def choice(self) -> None:
         for count in (73448, 511):
             token = greedy_token(self.put(torch.randn(count)))
-        advance(self.whole(3, 5, 7, 11), token.view(1))
+        advance(self.whole(3, 5, 7, 11, 6), token.view(1), self.whole(0))
         random_uniform(self.whole(5), self.whole(7))
 
 
