@@ -19,7 +19,7 @@ pytestmark = [
 
 HERE = Path(__file__).parent
 KERNELS = (
-    "append_token", "compress_keys", "gather_rows", "lightning_decode", "lightning_prefill", "norm_gate",
+    "append_token", "compress_keys", "gather_rows", "kv_codes", "lightning_decode", "lightning_prefill", "norm_gate",
     "qk_norm_rope", "random_uniform", "rms_norm", "select_blocks", "unpack_planes",
 )  # fmt: skip
 # What a graph records is not recorded where every tensor has its own memory.
