@@ -10,7 +10,8 @@ from typing import Literal
 
 from salalocal import times
 from salalocal.config import ModelConfig
-from salalocal.planner import Choice, choose, choose_tiered, default_chunk, packed
+from salalocal.errors import InvalidRequest
+from salalocal.planner import Choice, choose, choose_tiered, default_chunk, kv_budget, packed
 from salalocal.times import Rates, Times
 
 
@@ -41,6 +42,7 @@ class Place:
         usable_bytes: for weights and caches.
         rates: measured there; None without them.
         host_bytes: of main memory, for K and V that do not fit on a GPU under a cap; None where they must.
+        kv: how they are kept there, as `load`'s.
     """
 
     on_gpu: bool
@@ -48,6 +50,7 @@ class Place:
     usable_bytes: int
     rates: Rates | None
     host_bytes: int | None = None
+    kv: str = "full"
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,12 @@ def make_plan(config: ModelConfig, tokens: int, place: Place) -> Plan:
 
     Settings near it are the longest context that fits as the model is, and the mildest packing that fits them all or
     else the one that fits most.
+
+    Raises:
+        InvalidRequest: the place keeps K and V in 8 bits, and they would not be in main memory.
     """
     choice = _choose(config, tokens, place)
+    _check_kv(choice, place)
     asked = _setting(choice, None, tokens, place)
     if choice.longest_tokens >= tokens:
         return Plan(asked, choice, None, ())
@@ -117,12 +124,25 @@ def make_plan(config: ModelConfig, tokens: int, place: Place) -> Plan:
 
 
 def _choose(config: ModelConfig, tokens: int, place: Place) -> Choice:
-    """With everything on the device, or K and V in main memory where that alone reaches further."""
+    """With everything on the device, or K and V in main memory where that alone reaches further, or is asked for."""
     resident = choose(config, place.item_bytes, place.usable_bytes, on_gpu=place.on_gpu)
-    if resident.longest_tokens >= tokens or place.host_bytes is None:
+    if place.host_bytes is None or (resident.longest_tokens >= tokens and place.kv == "full"):
         return resident
-    tiered = choose_tiered(config, place.item_bytes, place.usable_bytes, place.host_bytes)
-    return resident if tiered is None or tiered.longest_tokens <= resident.longest_tokens else tiered
+    tiered = choose_tiered(config, place.item_bytes, place.usable_bytes, place.host_bytes, place.kv)
+    if tiered is None or (tiered.longest_tokens <= resident.longest_tokens and place.kv == "full"):
+        return resident
+    return tiered
+
+
+def _check_kv(choice: Choice, place: Place) -> None:
+    """As `load` refuses, which puts K and V in main memory where those of a long context would not fit."""
+    if place.kv == "full":
+        return
+    if place.host_bytes is None or kv_budget(choice.config, choice.sizes, place.usable_bytes) is None:
+        raise InvalidRequest(
+            f"kv in {place.kv} is for K and V in main memory, and here all of them are on the device: give a smaller "
+            "gpu_memory, or leave kv out"
+        )
 
 
 def _setting(choice: Choice, packing: Literal["int8", "int4"] | None, tokens: int, place: Place) -> Setting:

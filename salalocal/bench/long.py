@@ -53,6 +53,7 @@ class Plan:
         staged: read the longest text only and note the others on the way.
         steps: decode steps after each text.
         kv_budget: bytes on the card for K and V, which are in host memory then; None: all of them are on the card.
+        kv: how they are kept there, as the engine's.
     """
 
     lengths: tuple[int, ...]
@@ -63,12 +64,15 @@ class Plan:
     staged: bool = False
     steps: int = 64
     kv_budget: int | None = None
+    kv: str = "full"
 
 
 def missing(plan: Plan, table: LongTable, device: str) -> list[LongRow]:
     """The rows of `plan` that `table` lacks, without figures; shorter texts first."""
     rows = (
-        LongRow("salalocal", tokens, kind, plan.prefill, plan.gpu_memory, plan.chunk_tokens, False, device, "")
+        LongRow(
+            "salalocal", tokens, kind, plan.prefill, plan.gpu_memory, plan.chunk_tokens, False, device, "", kv=plan.kv
+        )
         for kind in plan.selections
         for tokens in sorted(plan.lengths)
     )
@@ -120,7 +124,7 @@ def _reading(network: Network, rows: list[LongRow], plan: Plan) -> Iterator[Long
     selections = _made(config, rows[-1].selection, device)
     model = network if selections is None else replaying(network, selections)
     length = rows[-1].tokens
-    tiers = _tiers(network, plan.kv_budget)
+    tiers = _tiers(network, plan.kv_budget, plan.kv)
     _warm_up(model, length, plan.chunk_tokens, tiers)
     session = open_session(model, length + _WARM_UP_STEPS + plan.steps, plan.chunk_tokens, tiers)
     ids = made_ids(config, length)
@@ -186,11 +190,11 @@ def _made(config: ModelConfig, selection: str, device: torch.device) -> MadeSele
     return MadeSelections(config, *shares, device)
 
 
-def _tiers(network: Network, kv_budget: int | None) -> TieredStore | None:
+def _tiers(network: Network, kv_budget: int | None, kv: str) -> TieredStore | None:
     config, dtype = network.config, network.dtype
     if kv_budget is None:
         return None
-    return make_tiers(config, dtype, network.device, planner.tiers(config, dtype.itemsize, kv_budget))
+    return make_tiers(config, dtype, network.device, planner.tiers(config, dtype.itemsize, kv_budget, kv), kv)
 
 
 def open_session(network: Network, max_tokens: int, chunk_tokens: int, tiers: TieredStore | None = None) -> Session:

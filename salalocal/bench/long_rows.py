@@ -68,6 +68,7 @@ class LongRow:
         prefill_traffic, decode_traffic: None where all K/V is on the card.
         attention_ms: of the peer, one layer's attention by backend; a backend that failed is not there.
         note: why there is no time.
+        kv: how K/V is kept in main memory, as the engine's.
     """
 
     model: Model
@@ -91,12 +92,13 @@ class LongRow:
     decode_traffic: Traffic | None = None
     attention_ms: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    kv: str = "full"
 
     @property
     def setting(self) -> Key:
         """All that rows of one curve have in common."""
         prefill = self.prefill if self.model == "salalocal" else ""
-        return self.model, self.selection, prefill, self.gpu_memory, self.chunk_tokens, self.device
+        return self.model, self.selection, prefill, self.gpu_memory, self.chunk_tokens, self.device, self.kv
 
     @property
     def tokens_per_second(self) -> float | None:

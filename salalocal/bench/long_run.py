@@ -85,12 +85,16 @@ def time_long(
 def under_cap(plan: Plan, config: ModelConfig, device: torch.device) -> Plan:
     """The plan with the cap set, and with the chunk and the room for K and V that `load` would choose under it."""
     if plan.gpu_memory is None:
+        if plan.kv != "full":
+            raise InvalidRequest(f"kv in {plan.kv} is for K and V in main memory: give --gpu-memory, or leave --kv out")
         return plan
     item_bytes = torch.bfloat16.itemsize
     cap(device, plan.gpu_memory, weight_bytes(config, item_bytes), "the made-up model")
     available = available_bytes(device)
     chunk = min(plan.chunk_tokens, planner.chunk_within(config, item_bytes, available))
     budget = planner.kv_budget(config, planner.footprint(config, item_bytes, chunk), available, max(plan.lengths))
+    if plan.kv != "full" and budget is None:
+        raise InvalidRequest(f"kv in {plan.kv} is for K and V in main memory, and here they fit on the card")
     return replace(plan, chunk_tokens=chunk, kv_budget=budget)
 
 

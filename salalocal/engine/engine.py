@@ -109,6 +109,11 @@ class Engine:
         """Bytes of the resident weights."""
         return self._network.nbytes
 
+    @property
+    def kv(self) -> str:
+        """How K and V are kept in host memory, as `load` was told; "full" where they are on the device."""
+        return "full" if self._tiers is None else self._tiers.kv
+
     def packing_note(self) -> str | None:
         """A sentence where the model's files hold packed weights: whether they stay packed in memory."""
         if self.config.quantization is None:
