@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from salalocal.cli.bench_kv import kv
 from salalocal.cli.bench_long import long
 from salalocal.cli.options import Device, JsonOption
 from salalocal.cli.terminal import human_bytes, human_count, print_json, print_note, stderr, stdout
@@ -228,5 +229,6 @@ def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
 
 def register(app: typer.Typer) -> None:
     """Adds the verb to the command line."""
+    bench.command("kv", short_help="What keys and values of 8 bits change in selected blocks.")(kv)
     bench.command("long", short_help="Time whole texts of up to 2M tokens, and a dense model beside them.")(long)
     app.add_typer(bench, name="bench")

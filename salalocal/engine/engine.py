@@ -170,6 +170,8 @@ class Engine:
     def restore(self, path: str | Path, record_selection: bool = False, save_to: str | Path | None = None) -> Session:
         """The session saved in a folder by `Session.save` or `save_to`: bit-equal to the one that was saved.
 
+        An engine whose `kv` is of 8 bits rounds K and V of a session that was not, or in the other format.
+
         Every byte is checked before the session is handed out. The folder stays as it is.
 
         Args:
