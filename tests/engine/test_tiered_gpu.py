@@ -165,7 +165,7 @@ def test_in_8_bits_steps_and_chunks_round_alike(tiered: Callable[..., Engine], k
         steps.step(token)
     chunk.prefill(more)
     found, expected = (session._cache.tokens(128, 192)["kv.0"].float() for session in (steps, chunk))
-    assert (found - expected).square().mean().sqrt() <= 2e-2 * expected.square().mean().sqrt()
+    assert (found - expected).square().mean().sqrt() <= 5e-2 * expected.square().mean().sqrt()
 
 
 @pytest.mark.parametrize("kv", ["int8", "fp8"])
