@@ -1,6 +1,6 @@
 """Puts sizes and times together: does a context fit, what is the nearest that does, how long will it take.
 
-Pure arithmetic over `planner` and `times`: no torch, no files. `load` asks the same sizes.
+Pure arithmetic over `planner`, `times` and `saved_size`: no torch, no files. `load` asks the same sizes.
 """
 
 from __future__ import annotations
@@ -9,9 +9,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 from salalocal import times
+from salalocal.bus_times import Away
 from salalocal.config import ModelConfig
 from salalocal.errors import InvalidRequest
-from salalocal.planner import Choice, choose, choose_tiered, default_chunk, kv_budget, packed
+from salalocal.planner import (
+    LONG_CONTEXT_TOKENS,
+    Choice,
+    Tiers,
+    capped,
+    choose,
+    choose_tiered,
+    default_chunk,
+    host_token_bytes,
+    kv_budget,
+    packed,
+    tiers,
+)
+from salalocal.saved_size import saved_bytes
 from salalocal.times import Rates, Times
 
 
@@ -23,13 +37,15 @@ class Setting:
         packing: "int8" or "int4" where the model has to be packed first; None leaves it as it is.
         tokens: of context.
         total_bytes: weights and one session, on the device it runs on.
-        times: None without measured rates, or where K and V are in main memory.
+        times: None without measured rates; where K and V are in main memory, without those of the bus.
+        saved_bytes: of the session on the disk, where it is saved.
     """
 
     packing: Literal["int8", "int4"] | None
     tokens: int
     total_bytes: int
     times: Times | None
+    saved_bytes: int
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,8 @@ class Place:
         usable_bytes: for weights and caches.
         rates: measured there; None without them.
         host_bytes: of main memory, for K and V that do not fit on a GPU under a cap; None where they must.
-        kv: how they are kept there, as `load`'s.
+        prefill: "full", or the 8-bit format that long chunks multiply packed matrices in.
+        kv: how K and V are kept in main memory, as `load`'s.
     """
 
     on_gpu: bool
@@ -50,6 +67,7 @@ class Place:
     usable_bytes: int
     rates: Rates | None
     host_bytes: int | None = None
+    prefill: str = "full"
     kv: str = "full"
 
 
@@ -146,8 +164,27 @@ def _check_kv(choice: Choice, place: Place) -> None:
 
 
 def _setting(choice: Choice, packing: Literal["int8", "int4"] | None, tokens: int, place: Place) -> Setting:
-    expected = None
-    if place.rates is not None and choice.kv_device_bytes is None:
-        chunk = default_chunk(choice.config, on_gpu=place.on_gpu)
-        expected = times.predict(choice.config, place.rates, tokens, chunk, place.item_bytes, unpacked=choice.unpacks)
-    return Setting(packing, tokens, choice.device_bytes(tokens), expected)
+    saved = saved_bytes(choice.config, place.item_bytes, tokens)
+    return Setting(packing, tokens, choice.device_bytes(tokens), _expected(choice, tokens, place), saved)
+
+
+def _expected(choice: Choice, tokens: int, place: Place) -> Times | None:
+    rates, config = place.rates, choice.config
+    is_away = choice.kv_device_bytes is not None
+    if rates is None or (is_away and rates.bus is None):
+        return None
+    chunk, away = default_chunk(config, on_gpu=place.on_gpu), None
+    if choice.kv_device_bytes is not None:
+        chunk, sizes = capped(config, place.item_bytes, place.usable_bytes)
+        budget = kv_budget(config, sizes, place.usable_bytes, max(tokens, LONG_CONTEXT_TOKENS)) or 0
+        shares = tiers(config, place.item_bytes, max(budget, choice.kv_device_bytes), place.kv)
+        away = kv_away(config, place.item_bytes, shares, place.kv)
+    prefill = "full" if config.quantization is None else place.prefill
+    return times.predict(
+        config, rates, tokens, chunk, place.item_bytes, unpacked=choice.unpacks, prefill=prefill, away=away
+    )
+
+
+def kv_away(config: ModelConfig, item_bytes: int, shares: Tiers, kv: str = "full") -> Away:
+    """K and V in main memory, kept as `kv` says, with these shares of the device."""
+    return Away(host_token_bytes(config, item_bytes, kv), shares.staged_pages, shares.slots)

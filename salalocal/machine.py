@@ -15,12 +15,13 @@ from pathlib import Path
 import psutil
 
 from salalocal.atomic import replacing
+from salalocal.bus_times import Bus
 from salalocal.errors import BadConfig, InvalidRequest
 from salalocal.fields import Fields, read_json_object
 from salalocal.hub import home
 from salalocal.times import Rates
 
-VERSION = 1
+VERSION = 2
 _MOST = 1e30
 
 
@@ -33,6 +34,9 @@ class Hardware:
         copy_bytes_per_second: within the device's memory, bytes read plus bytes written.
         read_bytes_per_second: of a product of one row, which reads its matrix once.
         pinned_bytes_per_second, pageable_bytes_per_second: host memory to GPU.
+        written_bytes_per_second: GPU to pinned host memory.
+        gather_bytes_per_second: of single blocks of 32 KiB that a kernel reads from there.
+        int8_flop_per_second, fp8_flop_per_second: of a large product; None also where the GPU has no such units.
     """
 
     matmul_flop_per_second: float
@@ -40,6 +44,10 @@ class Hardware:
     read_bytes_per_second: float
     pinned_bytes_per_second: float | None
     pageable_bytes_per_second: float | None
+    written_bytes_per_second: float | None = None
+    gather_bytes_per_second: float | None = None
+    int8_flop_per_second: float | None = None
+    fp8_flop_per_second: float | None = None
 
 
 @dataclass(frozen=True)
@@ -144,16 +152,38 @@ def _parse(fields: Fields) -> Machine:
         others_share=fields.number("others_share", 0.0, 1.0),
         hardware=Hardware(
             *(_rate(hardware, f"{name}_per_second") for name in ("matmul_flop", "copy_bytes", "read_bytes")),
-            *(_rate_or_none(hardware, f"{name}_bytes_per_second") for name in ("pinned", "pageable")),
+            *(
+                _rate_or_none(hardware, f"{name}_per_second")
+                for name in (
+                    "pinned_bytes",
+                    "pageable_bytes",
+                    "written_bytes",
+                    "gather_bytes",
+                    "int8_flop",
+                    "fp8_flop",
+                )
+            ),
         ),
         model=_text(fields, "model"),
         readings=tuple(_reading(Fields(item, "machine", "readings.")) for item in readings),
-        rates=Rates(
-            **{
-                name: _rate(rates, name)
-                for name in ("matmul_flop", "memory_bytes", "channels", "dense_flop", "sparse_flop", "score_flop")
-            },
-            layer_step_seconds=rates.number("layer_step_seconds", 0.0, 1e6),
+        rates=_rates(rates),
+    )
+
+
+def _rates(fields: Fields) -> Rates:
+    bus, narrow = fields.section("bus"), _section(fields, "narrow_flop")
+    return Rates(
+        **{
+            name: _rate(fields, name)
+            for name in ("matmul_flop", "memory_bytes", "channels", "dense_flop", "sparse_flop", "score_flop")
+        },
+        **{name: _seconds(fields, name) for name in ("layer_step_seconds", "layer_chunk_seconds")},
+        narrow_flop={name: _rate(narrow, name) for name in ("int8", "fp8") if narrow.raw(name) is not None},
+        bus=None
+        if bus is None
+        else Bus(
+            **{name: _rate(bus, name) for name in ("read_bytes", "write_bytes", "gather_bytes")},
+            **{name: _seconds(bus, name) for name in ("fetch_seconds", "piece_token_seconds")},
         ),
     )
 
@@ -178,6 +208,10 @@ def _text(fields: Fields, name: str) -> str:
     if not isinstance(value, str):
         fields.fail(name, "must be a text")
     return value
+
+
+def _seconds(fields: Fields, name: str) -> float:
+    return fields.number(name, 0.0, 1e6)
 
 
 def _rate(fields: Fields, name: str) -> float:

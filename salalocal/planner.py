@@ -8,26 +8,31 @@ from typing import Literal
 from salalocal.config import ModelConfig
 from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.quantization import best_group_size, recipe
-from salalocal.weights.layout import parameter_count, weight_bytes
+from salalocal.weights.layout import parameter_count, table_bytes, weight_bytes
 
 # What a product with a packed matrix holds at most while it is unpacked in slices.
 _DEQUANTIZE_BYTES = 256 << 20
-# Tokens that the feed-forward takes at once.
-_SLICE_TOKENS = 8192
+# Tokens that the feed-forward takes at once, and where every byte counts.
+_SLICE_TOKENS, _LEAN_SLICE_TOKENS = 8192, 2048
+# Scores of queries on blocks that are there at once, of each kv head.
+_TILE_SCORES = 1 << 24
+# What small tensors and the allocator's roundings take in a lean workspace.
+_LEAN_SPARE_BYTES = 64 << 20
 # What CUDA itself takes on a card before the first tensor.
 _CUDA_CONTEXT_BYTES = 1 << 29
 _GPU_CHUNK_TOKENS = 8192
 _LEAST_GPU_CHUNK_TOKENS = 2048
-_AMPLE_KV_BYTES = 512 << 20
-# Of the budget for K/V each of the two buffers takes so much, and no more than a bus fills while a layer computes.
-_STAGED_SHARE = 8
+_AMPLE_KV_BYTES = 320 << 20
+# Of the budget for K/V each of the two buffers takes so much, and no more than a bus fills while a layer computes. What
+# a text's history exceeds them by, its attention waits for; slots need to hold a few times what one step reads.
+_STAGED_SHARE = 3
 _MOST_STAGED_BYTES = 256 << 20
 # Pages of 8-bit codes that are on the device at once, on their way into a buffer: 16 MiB of the released model's.
 _STRIP_PAGES = 512
 # How K and V may be kept in host memory.
 KV_KINDS = ("full", "int8", "fp8")
 # What a card shared between K/V and compressed keys is to have room for.
-_LONG_CONTEXT_TOKENS = 1 << 20
+LONG_CONTEXT_TOKENS = 1 << 20
 # On a CPU about a second of work, so that progress moves and cancel is heard. Larger chunks gain nothing there.
 _CPU_FLOP_PER_SECOND = 1e11
 _CPU_CHUNK_TOKENS = (256, 2048)
@@ -44,6 +49,8 @@ class Footprint:
         workspace_bytes: largest temporaries of one chunk.
         compressed_token_bytes: the compressed keys' part of `token_bytes`.
         streaming_bytes: what a chunk takes besides `workspace_bytes` where K/V is in host memory.
+        feed_tokens: that the feed-forward takes at once.
+        has_host_table: the embedding table is in host memory, and not in `weight_bytes`.
         host_token_bytes: K/V per token there.
     """
 
@@ -53,6 +60,8 @@ class Footprint:
     workspace_bytes: int
     compressed_token_bytes: float = 0.0
     streaming_bytes: int = 0
+    feed_tokens: int = _SLICE_TOKENS
+    has_host_table: bool = False
     host_token_bytes: float = 0.0
 
     def context_bytes(self, tokens: int) -> int:
@@ -88,7 +97,9 @@ class Footprint:
         return max(0, int(left / self.token_bytes)) if self.token_bytes else max(0, left) and 1 << 40
 
 
-def footprint(config: ModelConfig, item_bytes: int, chunk_tokens: int, *, unpack: bool = False) -> Footprint:
+def footprint(
+    config: ModelConfig, item_bytes: int, chunk_tokens: int, *, unpack: bool = False, is_lean: bool = False
+) -> Footprint:
     """Computes the footprint of `config` with activations, K/V and unpacked weights of `item_bytes` each.
 
     Args:
@@ -96,6 +107,8 @@ def footprint(config: ModelConfig, item_bytes: int, chunk_tokens: int, *, unpack
         item_bytes: 2 for bfloat16, 4 for float32, 8 for float64.
         chunk_tokens: tokens of a prefill chunk.
         unpack: packed matrices are turned into plain ones when they are read.
+        is_lean: on a GPU that has hardly room for the weights: the feed-forward takes fewer tokens at once, the
+            embedding table stays in host memory unless it is the head too, and the workspace is counted by tensors.
     """
     channels = config.num_key_value_heads * config.sparse_head_dim
     compressed = 0.0
@@ -110,26 +123,60 @@ def footprint(config: ModelConfig, item_bytes: int, chunk_tokens: int, *, unpack
     # Gate, up and their product, or all that a mixer projects; the residual stream before and after it.
     hidden = config.hidden_size
     widest = (max(config.intermediate_size * 3, hidden * 6) + 2 * hidden) * item_bytes + 2 * hidden * wide
+    unpacking = min(_DEQUANTIZE_BYTES, config.intermediate_size * hidden * item_bytes) if keeps_packed else 0
+    has_host_table = is_lean and not config.tie_word_embeddings
     return Footprint(
-        weight_bytes=weight_bytes(config, item_bytes, unpacked=unpack),
+        weight_bytes=weight_bytes(config, item_bytes, unpacked=unpack)
+        - (table_bytes(config, item_bytes, unpacked=unpack) if has_host_table else 0),
         token_bytes=storage * (2 * channels * item_bytes + compressed),
         session_bytes=2 * len(config.lightning_layers) * state,
-        workspace_bytes=min(chunk_tokens, _SLICE_TOKENS) * widest
-        + (256 << 20)
-        + (min(_DEQUANTIZE_BYTES, config.intermediate_size * hidden * item_bytes) if keeps_packed else 0),
+        workspace_bytes=unpacking
+        + (
+            _lean_workspace(config, item_bytes, chunk_tokens)
+            if is_lean
+            else min(chunk_tokens, _SLICE_TOKENS) * widest + (256 << 20)
+        ),
         compressed_token_bytes=storage * compressed,
         # Of every layer K and V on their way to the host, and of one what was read so far and of the next piece.
         streaming_bytes=chunk_tokens
-        * (len(config.sparse_layers) * 2 * channels * item_bytes + 2 * config.hidden_size * max(item_bytes, 4)),
+        * (
+            len(config.sparse_layers) * 2 * channels * item_bytes
+            + (0 if is_lean else 2 * config.hidden_size * max(item_bytes, 4))
+        ),
+        feed_tokens=_LEAN_SLICE_TOKENS if is_lean else _SLICE_TOKENS,
+        has_host_table=has_host_table,
         host_token_bytes=storage * 2 * channels * item_bytes,
     )
 
 
+def _lean_workspace(config: ModelConfig, item_bytes: int, chunk_tokens: int) -> int:
+    """The most that a chunk's tensors take at once, in one layer of each kind or one feed-forward."""
+    wide = max(item_bytes, 4)
+    inner = config.num_attention_heads * max(config.head_dim, config.sparse_head_dim) * item_bytes
+    hidden = config.hidden_size * item_bytes
+    # q, k, v and gate, and the first two once more with norm and RoPE.
+    lightning = 6 * inner
+    # q and gate; then the scores of some queries, or what was read so far and of the next piece, in float32.
+    scores = config.num_key_value_heads * _TILE_SCORES * wide
+    sparse = 2 * inner * chunk_tokens + max(scores, 2 * chunk_tokens * inner * wide // item_bytes)
+    # Its result; gate, up and their product of some tokens.
+    feed = hidden * chunk_tokens + min(chunk_tokens, _LEAN_SLICE_TOKENS) * (
+        3 * config.intermediate_size * item_bytes + hidden
+    )
+    # Besides them the residual stream and its norm.
+    always = chunk_tokens * (config.hidden_size * wide + hidden)
+    return always + max(lightning * chunk_tokens, sparse, feed) + _LEAN_SPARE_BYTES
+
+
 def with_kv(config: ModelConfig, sizes: Footprint, kv: str) -> Footprint:
     """`sizes` where host memory keeps K/V as `kv`, of KV_KINDS, says."""
-    if kv == "full":
-        return sizes
-    return replace(sizes, host_token_bytes=len(config.sparse_layers) * 1.125 * 2 * _code_bytes(config))
+    return sizes if kv == "full" else replace(sizes, host_token_bytes=1.125 * host_token_bytes(config, 0, kv))
+
+
+def host_token_bytes(config: ModelConfig, item_bytes: int, kv: str) -> float:
+    """K and V of one token in host memory, in all layers."""
+    plain = config.num_key_value_heads * config.sparse_head_dim * item_bytes
+    return len(config.sparse_layers) * 2.0 * (plain if kv == "full" else _code_bytes(config))
 
 
 @dataclass(frozen=True)
@@ -213,7 +260,7 @@ def _code_bytes(config: ModelConfig) -> int:
 
 
 def kv_budget(
-    config: ModelConfig, sizes: Footprint, available_bytes: int, tokens: int = _LONG_CONTEXT_TOKENS
+    config: ModelConfig, sizes: Footprint, available_bytes: int, tokens: int = LONG_CONTEXT_TOKENS
 ) -> int | None:
     """What is left for K/V on a card beside weights and a long context.
 
@@ -232,16 +279,24 @@ def kv_budget(
     return max(0, available_bytes - fixed - sizes.compressed_bytes(tokens))
 
 
-def chunk_within(config: ModelConfig, item_bytes: int, available_bytes: int) -> int:
-    """Tokens per prefill chunk on a card with so much for weights and caches: fewer where more would leave K/V hardly
-    any room."""
+def capped(
+    config: ModelConfig, item_bytes: int, available_bytes: int, tokens: int = LONG_CONTEXT_TOKENS
+) -> tuple[int, Footprint]:
+    """Tokens per prefill chunk, and what the model takes then, on a card with so much for weights and caches.
+
+    Where K/V of a long context fits beside them, all is as without a cap. Else the model is lean, and a chunk has fewer
+    tokens where more would leave K/V hardly any room.
+    """
     chunk = _GPU_CHUNK_TOKENS
-    while chunk > _LEAST_GPU_CHUNK_TOKENS:
-        budget = kv_budget(config, footprint(config, item_bytes, chunk), available_bytes)
-        if budget is None or budget >= _AMPLE_KV_BYTES:
-            break
+    sizes = footprint(config, item_bytes, chunk)
+    if kv_budget(config, sizes, available_bytes, tokens) is None:
+        return chunk, sizes
+    while True:
+        sizes = footprint(config, item_bytes, chunk, is_lean=True)
+        budget = kv_budget(config, sizes, available_bytes, tokens)
+        if budget is None or budget >= _AMPLE_KV_BYTES or chunk <= _LEAST_GPU_CHUNK_TOKENS:
+            return chunk, sizes
         chunk //= 2
-    return chunk
 
 
 def default_chunk(config: ModelConfig, *, on_gpu: bool) -> int:
@@ -328,7 +383,7 @@ def choose_tiered(
     least = least_kv_bytes(config, item_bytes, kv)
     if not least:
         return None
-    sizes = footprint(config, item_bytes, chunk_within(config, item_bytes, available_bytes))
+    _, sizes = capped(config, item_bytes, available_bytes)
     sizes = with_kv(config, sizes, kv)
     choice = Choice(config, sizes, False, 0, least)
     left = available_bytes - choice.device_bytes(0)
@@ -345,3 +400,15 @@ def packed(config: ModelConfig, name: Literal["int4", "int8"]) -> ModelConfig | 
         return None
     columns = config.matrix_columns
     return replace(config, quantization=recipe(name, columns, best_group_size(columns.values()), zero_point=False))
+
+
+def mildest_packing(
+    config: ModelConfig, item_bytes: int, chunk_tokens: int, available_bytes: int
+) -> Literal["int8", "int4"] | None:
+    """How the weights would have to be packed for an empty session to fit; None where nothing helps."""
+    packings: tuple[Literal["int8", "int4"], ...] = ("int8", "int4")
+    for name in packings:
+        smaller = packed(config, name)
+        if smaller is not None and footprint(smaller, item_bytes, chunk_tokens).total_bytes(0) <= available_bytes:
+            return name
+    return None

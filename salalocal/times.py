@@ -6,19 +6,26 @@ with the tokens and two with their square:
     linear     2 FLOP per token and weight, at the rate of a large product
     layers     norms, gates, linear attention: per token, layer and channel
     attention  4 d FLOP per query head and token that is attended to; sparse layers attend to as many as they select
-    scoring    2 d FLOP per query head and compressed key
+    scoring    2 d FLOP per query head and compressed key, the selection among them counted in
+
+What K and V in main memory add is `bus_times`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
+from salalocal import bus_times
+from salalocal.bus_times import Away, Bus
 from salalocal.config import ModelConfig
 from salalocal.weights.layout import module_bytes, modules
 
 _LEAST = 1e-18
+# Matrices that prefill in 8 bits leave as they are.
+_ENDS = ("embed_tokens", "lm_head")
+_SELECTING = ("sparse.q_proj", "sparse.k_proj")
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,7 @@ class Work:
 
     Attributes:
         linear_flop: products with weight matrices, the head left out.
+        narrow_flop: of these, what prefill in 8 bits multiplies in them.
         channels: tokens x layers x width.
         dense_flop, sparse_flop: attention to all tokens, or to selected blocks.
         score_flop: queries with compressed keys.
@@ -37,6 +45,7 @@ class Work:
     dense_flop: float
     sparse_flop: float
     score_flop: float
+    narrow_flop: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,9 @@ class Rates:
         channels: tokens x layers x width of everything in a layer but its large products and attention.
         dense_flop, sparse_flop, score_flop: as in `Work`.
         layer_step_seconds: of one layer and one token, besides its bytes.
+        layer_chunk_seconds: the least that one layer of a chunk takes, however little is computed.
+        narrow_flop: of large products by 8-bit format, "int8" and "fp8", of those that the machine has.
+        bus: to main memory; None without a GPU.
     """
 
     matmul_flop: float
@@ -58,6 +70,9 @@ class Rates:
     sparse_flop: float
     score_flop: float
     layer_step_seconds: float
+    layer_chunk_seconds: float = 0.0
+    narrow_flop: Mapping[str, float] = field(default_factory=dict)
+    bus: Bus | None = None
 
 
 @dataclass(frozen=True)
@@ -108,9 +123,7 @@ def work(config: ModelConfig, start: int, stop: int, *, sparse: bool) -> Work:
     """
     tokens = stop - start
     matrices = sum(
-        prod(module.shape)
-        for module in modules(config)
-        if module.kind is not None and module.kind not in ("embed_tokens", "lm_head")
+        prod(module.shape) for module in modules(config) if module.kind is not None and module.kind not in _ENDS
     )
     per_pair = 4 * config.num_attention_heads * config.sparse_head_dim * len(config.sparse_layers)
     dense_flop = sparse_flop = score_flop = 0.0
@@ -127,7 +140,16 @@ def work(config: ModelConfig, start: int, stop: int, *, sparse: bool) -> Work:
         dense_flop=dense_flop,
         sparse_flop=sparse_flop,
         score_flop=score_flop,
+        narrow_flop=2.0 * _narrow_weights(config) * tokens,
     )
+
+
+def _narrow_weights(config: ModelConfig) -> int:
+    if config.quantization is None:
+        return 0
+    formats = config.quantization.formats
+    kinds = {kind for kind, format in formats if format != "bf16"} - {*_ENDS, *_SELECTING}
+    return sum(prod(module.shape) for module in modules(config) if module.kind in kinds)
 
 
 def _pairs(start: int, stop: int, most: int) -> int:
@@ -165,27 +187,54 @@ def step_bytes(config: ModelConfig, tokens: int, item_bytes: int, *, unpacked: b
 
 
 def prefill_seconds(
-    config: ModelConfig, rates: Rates, tokens: int, chunk_tokens: int, item_bytes: int, *, unpacked: bool
+    config: ModelConfig,
+    rates: Rates,
+    tokens: int,
+    chunk_tokens: int,
+    item_bytes: int,
+    *,
+    unpacked: bool,
+    prefill: str = "full",
+    away: Away | None = None,
 ) -> float:
-    """Seconds to read a prompt of `tokens`; arguments as for `predict`."""
+    """Seconds to read a prompt of `tokens`; arguments and errors as for `predict`."""
     asked = work(config, 0, tokens, sparse=is_sparse(config, tokens))
-    seconds = (
-        asked.linear_flop / rates.matmul_flop
+    chunks = -(-tokens // chunk_tokens)
+    linear = asked.linear_flop / rates.matmul_flop
+    if prefill != "full":
+        narrow = asked.narrow_flop
+        linear = (asked.linear_flop - narrow) / rates.matmul_flop + narrow / rates.narrow_flop[prefill]
+    seen = asked.sparse_flop / rates.sparse_flop
+    other = (
+        linear
         + asked.channels / rates.channels
         + asked.dense_flop / rates.dense_flop
-        + asked.sparse_flop / rates.sparse_flop
         + asked.score_flop / rates.score_flop
     )
     if config.quantization is not None and not unpacked:
         # Packed matrices are unpacked for every chunk: read packed, written and read again plain.
         packed = sum(module_bytes(module, config, item_bytes) for module in modules(config))
         plain = sum(prod(module.shape) for module in modules(config)) * item_bytes
-        seconds += -(-tokens // chunk_tokens) * (packed + 2 * plain) / rates.memory_bytes
-    return seconds
+        other += chunks * (packed + 2 * plain) / rates.memory_bytes
+    seconds = max(other + seen, chunks * config.num_hidden_layers * rates.layer_chunk_seconds)
+    if away is None:
+        return seconds
+    assert rates.bus is not None
+    return seconds + bus_times.waiting_seconds(
+        config, rates.bus, away, tokens, chunk_tokens, other / tokens, seen / tokens
+    )
 
 
 def predict(
-    config: ModelConfig, rates: Rates, tokens: int, chunk_tokens: int, item_bytes: int, *, unpacked: bool
+    config: ModelConfig,
+    rates: Rates,
+    tokens: int,
+    chunk_tokens: int,
+    item_bytes: int,
+    *,
+    unpacked: bool,
+    prefill: str = "full",
+    away: Away | None = None,
 ) -> Times:
     """What `config` takes on a machine of these `rates`.
 
@@ -196,10 +245,18 @@ def predict(
         chunk_tokens: read at once.
         item_bytes: of activations, K/V and plain weights.
         unpacked: packed weights were turned into plain ones at load.
+        prefill: "full", or an 8-bit format of `rates.narrow_flop`.
+        away: where K and V are, in main memory; `rates.bus` is known then. None: on the device.
     """
     moved = step_bytes(config, tokens, item_bytes, unpacked=unpacked)
     step = moved / rates.memory_bytes + config.num_hidden_layers * rates.layer_step_seconds
-    return Times(prefill_seconds(config, rates, tokens, chunk_tokens, item_bytes, unpacked=unpacked), 1 / step)
+    if away is not None:
+        assert rates.bus is not None
+        step += bus_times.fetching_seconds(config, rates.bus, away, tokens)
+    first = prefill_seconds(
+        config, rates, tokens, chunk_tokens, item_bytes, unpacked=unpacked, prefill=prefill, away=away
+    )
+    return Times(first, 1 / step)
 
 
 def fit(

@@ -22,6 +22,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How often test_killed_save kills, where somebody wants to know more surely."""
+    parser.addoption("--kills", type=int, help="of a reading and saving process, in tests/engine/test_killed_save.py")
+
+
 class NetworkUsed(BaseException):
     """A test reached for another machine. Not an `Exception`, so that no code under test can swallow it."""
 

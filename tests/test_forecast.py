@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from salalocal.bus_times import Bus
 from salalocal.config import ModelConfig
 from salalocal.errors import InvalidRequest
 from salalocal.forecast import Place, make_plan
 from salalocal.hub import find_config
 from salalocal.planner import footprint, packed, usable_gpu_bytes
-from salalocal.times import Rates
+from salalocal.roofline import Bare, card_rates
+from salalocal.saved_size import saved_bytes
+from salalocal.times import Rates, predict, prefill_seconds
 
 RELEASED = ModelConfig.from_json(find_config("openbmb/MiniCPM-SALA"))
 GOLDEN = Path(__file__).parent / "golden" / "models"
@@ -36,10 +39,42 @@ def capped(gib: float, host_gib: float) -> Place:
     return replace(gpu(gib), host_bytes=int(host_gib * 2**30))
 
 
+# One H100, docs/performance.md: ceilings of a run of `bench steps`, and what the released model took in it; whole texts
+# stand in "Long texts".
+H100 = card_rates(Bare(copy_bytes=2.92e12, matmul_flop=680e12, narrow_flop={"int8": 871e12, "fp8": 1285e12}))
+MEASURED_MS = {
+    "decode, 64K": 2.884,
+    "decode, 1M": 3.069,
+    "chunk of 8,192 behind 16K, full": 277.84,
+    "chunk of 8,192 behind 16K, int8": 206.31,
+    "chunk of 8,192 behind 16K, fp8": 184.25,
+    "text of 256K, full": 9420,
+    "text of 256K, fp8": 6420,
+}
+
+
+def predicted_ms(what: str) -> float:
+    model, chunk = packed(RELEASED, "int4"), 8192
+    assert model is not None
+    if what.startswith("decode"):
+        return 1e3 / predict(model, H100, M if "1M" in what else M >> 4, chunk, 2, unpacked=False).tokens_per_second
+    stop, start = (M >> 2, 0) if what.startswith("text") else (16384 + chunk, 16384)
+    seconds = [
+        prefill_seconds(model, H100, tokens, chunk, 2, unpacked=False, prefill=what.split()[-1]) if tokens else 0.0
+        for tokens in (stop, start)
+    ]
+    return 1e3 * (seconds[0] - seconds[1])
+
+
+@pytest.mark.parametrize("what", MEASURED_MS)
+def test_what_an_h100_took_is_predicted_within_15_percent(what: str) -> None:
+    assert predicted_ms(what) == pytest.approx(MEASURED_MS[what], rel=0.15)
+
+
 def test_k_and_v_in_main_memory() -> None:
     planned = make_plan(RELEASED, M, capped(24, 64))
     assert planned.fits
-    assert planned.asked.times is None
+    assert planned.asked.times is None, "nothing is known of the bus"
     assert sum(planned.parts().values()) == planned.asked.total_bytes <= capped(24, 64).usable_bytes
     sizes = planned.choice.sizes
     assert (
@@ -50,6 +85,31 @@ def test_k_and_v_in_main_memory() -> None:
     choice, usable = make_plan(RELEASED, M, capped(24, 4096)).choice, gpu(24).usable_bytes
     longest = choice.longest_tokens
     assert choice.device_bytes(longest) <= usable < choice.device_bytes(longest + 99)
+
+
+BUS = Bus(read_bytes=5e10, write_bytes=5e10, gather_bytes=4e10, fetch_seconds=1e-5, piece_token_seconds=1e-8)
+
+
+def test_times_with_k_and_v_in_main_memory() -> None:
+    int4 = packed(RELEASED, "int4")
+    assert int4 is not None
+    rates = replace(H100, bus=BUS)
+    small, large = (make_plan(int4, M, replace(capped(gib, 64), rates=rates)).asked.times for gib in (8, 16))
+    resident = make_plan(int4, M, gpu(80, rates)).asked.times
+    assert small is not None
+    assert large is not None
+    assert resident is not None
+    # Chunks of 8,192 both; what the buffers do not hold ahead is waited for.
+    assert small.first_token_seconds >= large.first_token_seconds > resident.first_token_seconds
+    assert small.tokens_per_second < resident.tokens_per_second
+
+
+def test_a_saved_session_is_told_of_every_setting() -> None:
+    planned = make_plan(RELEASED, M, gpu(24))
+    assert planned.asked.saved_bytes == saved_bytes(RELEASED, 2, M)
+    assert [near.saved_bytes for near in planned.nearest] == [
+        saved_bytes(RELEASED, 2, near.tokens) for near in planned.nearest
+    ]
 
 
 def test_main_memory_limits_it_too() -> None:

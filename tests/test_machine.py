@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from salalocal.bus_times import Bus
 from salalocal.errors import InvalidRequest
 from salalocal.machine import Hardware, Machine, Reading, recall, record_path, save
 from salalocal.times import Rates
@@ -23,7 +24,15 @@ CPU = Machine(
     readings=(Reading(0, 1900.0, None), Reading(16384, 900.0, 40.5)),
     rates=Rates(1e12, 1e10, 1e7, 9e10, 4e10, 3e10, 0.002),
 )
-CARD = replace(CPU, device="cuda", device_name="a card", hardware=Hardware(7e14, 3e12, 2e12, 5e10, 1e10))
+CARD = replace(
+    CPU,
+    device="cuda",
+    device_name="a card",
+    hardware=Hardware(7e14, 3e12, 2e12, 5e10, 1e10, 4e10, 3e10, 9e14, None),
+    rates=replace(
+        CPU.rates, layer_chunk_seconds=1e-4, narrow_flop={"int8": 1e15}, bus=Bus(5e10, 4e10, 3e10, 1e-5, 1e-7)
+    ),
+)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.planner import (
     Footprint,
     Tiers,
-    chunk_within,
+    capped,
     footprint,
     kv_budget,
     packed,
@@ -135,8 +135,8 @@ def test_planning_needs_no_torch() -> None:
 
 
 def test_a_budget_is_shared_out_by_hand() -> None:
-    # A slot is 32 KiB, a page of both heads 64 KiB. An eighth for each buffer, the rest for the slots of 8 layers.
-    assert tiers(released(), 2, 1 << 30) == Tiers(slots=(768 << 20) // (8 << 15), staged_pages=2048)
+    # A slot is 32 KiB, a page of both heads 64 KiB. A third for each buffer, the rest for the slots of 8 layers.
+    assert tiers(released(), 2, 384 << 20) == Tiers(slots=(128 << 20) // (8 << 15), staged_pages=2048)
     assert tiers(released(), 2, 8 << 30).staged_pages == 4096, "256 MiB at most"
     # Dense steps read 128 blocks of 2 heads, and a buffer takes 129 pages.
     least = 8 * 256 * (32 << 10) + 2 * 129 * (64 << 10)
@@ -176,8 +176,8 @@ def test_8_bits_in_host_memory_by_hand() -> None:
         assert small.total_bytes(1000) == full.total_bytes(1000), "the device has them in full"
     assert with_kv(released(), full, "full") == full
     shares = tiers(released(), 2, 1 << 30, "int8")
-    assert (shares.staged_pages, shares.strip_pages) == (2048, 512)
-    assert shares.slots == ((768 << 20) - 512 * 2 * 16640) // (8 << 15)
+    assert (shares.staged_pages, shares.strip_pages) == (4096, 512)
+    assert shares.slots == ((512 << 20) - 512 * 2 * 16640) // (8 << 15)
 
 
 def test_a_model_that_reads_everything_has_no_budget() -> None:
@@ -190,13 +190,13 @@ def test_a_million_tokens_on_a_card_of_8_gib() -> None:
     config = packed(released(), "int4")
     assert config is not None
     usable = usable_gpu_bytes(8 << 30)
-    chunk = chunk_within(config, 2, usable)
-    assert chunk == 2048
-    assert chunk_within(config, 2, 12 << 30) == chunk_within(config, 2, 80 << 30) == 8192
-    sizes = footprint(config, 2, chunk)
+    chunk, sizes = capped(config, 2, usable)
+    assert chunk == 8192
+    assert sizes.has_host_table
+    assert capped(config, 2, 80 << 30) == (8192, footprint(config, 2, 8192))
     budget = kv_budget(config, sizes, usable)
     assert budget is not None
-    assert budget > 512 << 20
+    assert budget > 320 << 20
     tiers(config, 2, budget)
     left = usable - sizes.weight_bytes - budget
     assert sizes.longest_tiered(left, 10 << 30) >= 1 << 20

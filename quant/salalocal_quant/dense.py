@@ -30,6 +30,9 @@ class Embedding(Weight, Protocol):
     def embed(self, ids: Tensor, factor: float) -> Tensor:
         """`rows` times `factor`, in the wider of their dtype and float32: the beginning of a residual stream."""
 
+    def pinned(self) -> Embedding:
+        """The same matrix in page-locked host memory."""
+
 
 @dataclass(frozen=True)
 class DenseWeight:
@@ -57,3 +60,7 @@ class DenseWeight:
     def embed(self, ids: Tensor, factor: float) -> Tensor:
         """Rows [T, K] for ids int64 [T], times `factor`, at least float32."""
         return gather_rows(self.data, None, ids, factor, self.data.dtype)
+
+    def pinned(self) -> DenseWeight:
+        """The same matrix in page-locked host memory."""
+        return DenseWeight(self.data.pin_memory())

@@ -109,6 +109,11 @@ class PackedWeight(ABC):
         zeros = None if self.zeros is None else self.zeros.to(device)
         return replace(self, qweight=self.qweight.to(device), scales=self.scales.to(device), zeros=zeros)
 
+    def pinned(self) -> Self:
+        """The same matrix in page-locked host memory."""
+        zeros = None if self.zeros is None else self.zeros.pin_memory()
+        return replace(self, qweight=self.qweight.pin_memory(), scales=self.scales.pin_memory(), zeros=zeros)
+
     def unpack(self) -> DenseWeight:
         """The same matrix as plain numbers in `dtype`."""
         dense = torch.empty(self.shape, dtype=self.dtype, device=self.qweight.device)

@@ -29,8 +29,12 @@ from salalocal.config import ModelConfig
 from salalocal.engine.gpu_memory import peak_bytes
 from salalocal.engine.load import make_tiers
 from salalocal.engine.sampling import Sampler, Sampling
+from salalocal.engine.schedule import chunk_edges
 from salalocal.engine.session import Session
+from salalocal.errors import DoesNotFit
+from salalocal.forecast import kv_away
 from salalocal.model.network import Network
+from salalocal.times import Rates, predict
 from salalocal_kernels.gpu.bench.selections import REPLAYED_SHARE, REPLAYED_STEP_SHARE
 
 Selection = Literal["own", "replayed", "all-new"]
@@ -53,6 +57,8 @@ class Plan:
         staged: read the longest text only and note the others on the way.
         steps: decode steps after each text.
         kv_budget: bytes on the card for K and V, which are in host memory then; None: all of them are on the card.
+        is_lean: the model is as `load` makes it where the card has hardly room for it.
+        rates: of this card, for what a plan says beside what is measured; None: it says nothing.
         kv: how they are kept there, as the engine's.
     """
 
@@ -64,6 +70,8 @@ class Plan:
     staged: bool = False
     steps: int = 64
     kv_budget: int | None = None
+    is_lean: bool = False
+    rates: Rates | None = None
     kv: str = "full"
 
 
@@ -97,7 +105,11 @@ def time_texts(
     """
     lacking = missing(plan, table, device)
     for selection in dict.fromkeys(plan.selections):
-        rows = [replace(row, run=run, weight_bytes=network.nbytes) for row in lacking if row.selection == selection]
+        rows = [
+            _planned(replace(row, run=run, weight_bytes=network.nbytes), network, plan)
+            for row in lacking
+            if row.selection == selection
+        ]
         # One text for all of them, or one for each.
         for texts in [rows] if plan.staged else [[row] for row in rows]:
             if texts:
@@ -107,6 +119,22 @@ def time_texts(
                 let_go(network.device)
 
 
+def _planned(row: LongRow, network: Network, plan: Plan) -> LongRow:
+    """The row with what a plan says of its setting."""
+    rates, config, item_bytes = plan.rates, network.config, network.dtype.itemsize
+    if rates is None or (plan.prefill != "full" and plan.prefill not in rates.narrow_flop):
+        return row
+    away = None
+    if plan.kv_budget is not None:
+        if rates.bus is None:
+            return row
+        away = kv_away(config, item_bytes, planner.tiers(config, item_bytes, plan.kv_budget, plan.kv), plan.kv)
+    told = predict(
+        config, rates, row.tokens, plan.chunk_tokens, item_bytes, unpacked=False, prefill=plan.prefill, away=away
+    )
+    return replace(row, planned_seconds=told.first_token_seconds, planned_tokens_per_second=told.tokens_per_second)
+
+
 def _read_text(network: Network, rows: list[LongRow], plan: Plan) -> Iterator[LongRow]:
     """Reads the text of the last row, and fills in each where its length is reached."""
     waiting = list(rows)
@@ -114,7 +142,7 @@ def _read_text(network: Network, rows: list[LongRow], plan: Plan) -> Iterator[Lo
         for row in _reading(network, rows, plan):
             waiting.pop(0)
             yield row
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, DoesNotFit):
         for row in waiting:
             yield replace(row, staged=row is not rows[-1], note=OUT_OF_MEMORY)
 
@@ -129,14 +157,17 @@ def _reading(network: Network, rows: list[LongRow], plan: Plan) -> Iterator[Long
     session = open_session(model, length + _WARM_UP_STEPS + plan.steps, plan.chunk_tokens, tiers)
     ids = made_ids(config, length)
     stages = {row.tokens: row for row in rows}
+    edges = set(chunk_edges(0, length, plan.chunk_tokens, stages))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     reset_peak()
-    before = traffic_of(session)
+    before, pinned_before = traffic_of(session), _pin_seconds(session)
     seconds = 0.0
     settle(device)
     begun = perf_counter()
     for _ in session.read(ids, plan.chunk_tokens, length, checkpoints_at=[row.tokens for row in rows[:-1]]):
+        if session.length not in edges:
+            raise torch.OutOfMemoryError("chunks were halved; the row would tell of others")
         row = stages.get(session.length)
         if row is None:
             continue
@@ -144,8 +175,10 @@ def _reading(network: Network, rows: list[LongRow], plan: Plan) -> Iterator[Long
         # Waits for the device.
         token = Sampler(Sampling())(session.logits)
         seconds += perf_counter() - begun
-        row = replace(row, staged=row is not rows[-1], ttft_seconds=seconds, pin_seconds=_pin_seconds(session))
+        row = replace(row, staged=row is not rows[-1], ttft_seconds=seconds)
         row = replace(row, prefill_traffic=_between(before, traffic_of(session)))
+        if pinned_before is not None:
+            row = replace(row, pin_seconds=(_pin_seconds(session) or 0.0) - pinned_before)
         reached = session.checkpoint() if row.staged else None
         row = _answered(session, row, token, selections, plan.steps, device)
         yield row if row.staged else _with_peaks(row, device)
@@ -233,8 +266,8 @@ def _between(before: Traffic | None, after: Traffic | None) -> Traffic | None:
 
 
 def _pin_seconds(session: Session) -> float | None:
-    seconds = getattr(getattr(session, "traffic", None), "pin_seconds", None)
-    return None if seconds is None else float(seconds)
+    counted = session.traffic
+    return None if counted is None else counted.pin_seconds
 
 
 def _with_peaks(row: LongRow, device: torch.device) -> LongRow:

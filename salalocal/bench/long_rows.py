@@ -14,6 +14,7 @@ from salalocal.fields import read_json_object
 
 VERSION = 1
 OUT_OF_MEMORY = "out of memory"
+_PLANNED = ("planned_seconds", "planned_tokens_per_second")
 
 Model = Literal["salalocal", "dense peer"]
 Key = tuple[object, ...]
@@ -68,6 +69,8 @@ class LongRow:
         prefill_traffic, decode_traffic: None where all K/V is on the card.
         attention_ms: of the peer, one layer's attention by backend; a backend that failed is not there.
         note: why there is no time.
+        planned_seconds, planned_tokens_per_second: what the plan for this setting says, from rates that `bench machine`
+            measured on the same card; None where it was not run, or where a format or the bus is not among them.
         kv: how K/V is kept in main memory, as the engine's.
     """
 
@@ -92,6 +95,8 @@ class LongRow:
     decode_traffic: Traffic | None = None
     attention_ms: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    planned_seconds: float | None = None
+    planned_tokens_per_second: float | None = None
     kv: str = "full"
 
     @property
@@ -104,6 +109,16 @@ class LongRow:
     def tokens_per_second(self) -> float | None:
         """Of the answer."""
         return None if self.decode_ms is None else 1e3 / self.decode_ms
+
+    @property
+    def plan_ratio(self) -> float | None:
+        """Planned seconds to the first token, by what was measured."""
+        return _ratio(self.planned_seconds, self.ttft_seconds)
+
+    @property
+    def plan_decode_ratio(self) -> float | None:
+        """Planned tokens/s, by what was measured."""
+        return _ratio(self.planned_tokens_per_second, self.tokens_per_second)
 
 
 class LongTable:
@@ -172,8 +187,14 @@ class LongTable:
         return next((other.ttft_seconds / row.ttft_seconds for other in same if other.ttft_seconds), None)
 
 
+def _ratio(planned: float | None, measured: float | None) -> float | None:
+    return None if planned is None or measured is None else planned / measured
+
+
 def _row(data: dict[str, object]) -> LongRow:
     known = {item.name for item in fields(LongRow)}
+    # Rows from before there were plans beside them.
+    data = dict.fromkeys(_PLANNED) | data
     if set(data) != known:
         raise TypeError(f"fields {', '.join(sorted(set(data) ^ known))}")
     traffic = {name: data[name] and Traffic(**data[name]) for name in ("prefill_traffic", "decode_traffic")}  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import torch
 
-from salalocal import planner
+from salalocal import machine, planner
 from salalocal.bench.clock import Ceilings, measure_ceilings
 from salalocal.bench.dense_peer import DensePeer, DenseShape
 from salalocal.bench.long import Plan, let_go, missing, time_texts
@@ -18,11 +18,10 @@ from salalocal.bench.long_rows import LongRow, LongTable
 from salalocal.bench.made_model import make_network, released_config
 from salalocal.bench.scoring import scoring_seconds
 from salalocal.config import ModelConfig
-from salalocal.engine.engine import available_bytes
 from salalocal.engine.gpu_memory import cap, lift_cap
+from salalocal.engine.out_of_memory import available_bytes
 from salalocal.errors import InvalidRequest
 from salalocal.model.narrow import narrowed, why_not
-from salalocal.weights.layout import weight_bytes
 from salalocal_kernels import watch
 
 SCORING = "scoring_seconds_per_square"
@@ -60,6 +59,8 @@ def time_long(
         raise InvalidRequest(f"prefill in {lack}; use 'full'")
     plan = under_cap(plan, config, device)
     name = torch.cuda.get_device_name(device)
+    if (known := machine.recall("cuda", name)) is not None:
+        plan = replace(plan, rates=known.rates)
     ours = missing(plan, table, name)
     if not ours and not missing_peers(peer_lengths, table, name):
         lift_cap(device)
@@ -89,18 +90,23 @@ def under_cap(plan: Plan, config: ModelConfig, device: torch.device) -> Plan:
             raise InvalidRequest(f"kv in {plan.kv} is for K and V in main memory: give --gpu-memory, or leave --kv out")
         return plan
     item_bytes = torch.bfloat16.itemsize
-    cap(device, plan.gpu_memory, weight_bytes(config, item_bytes), "the made-up model")
+    leanest = planner.footprint(config, item_bytes, plan.chunk_tokens, is_lean=True)
+    cap(device, plan.gpu_memory, leanest.weight_bytes, "the made-up model")
     available = available_bytes(device)
-    chunk = min(plan.chunk_tokens, planner.chunk_within(config, item_bytes, available))
-    budget = planner.kv_budget(config, planner.footprint(config, item_bytes, chunk), available, max(plan.lengths))
+    longest = max(plan.lengths)
+    chunk, sizes = planner.capped(config, item_bytes, available, longest)
+    if chunk > plan.chunk_tokens:
+        chunk = plan.chunk_tokens
+        sizes = planner.footprint(config, item_bytes, chunk, is_lean=sizes.has_host_table)
+    budget = planner.kv_budget(config, sizes, available, longest)
     if plan.kv != "full" and budget is None:
         raise InvalidRequest(f"kv in {plan.kv} is for K and V in main memory, and here they fit on the card")
-    return replace(plan, chunk_tokens=chunk, kv_budget=budget)
+    return replace(plan, chunk_tokens=chunk, kv_budget=budget, is_lean=sizes.has_host_table)
 
 
 def _time_ours(plan: Plan, table: LongTable, name: str, run: str, on_row: Callable[[LongRow], None]) -> None:
     device, config = torch.device("cuda"), released_config()
-    network = make_network(config, torch.bfloat16, device)
+    network = make_network(config, torch.bfloat16, device, is_lean=plan.is_lean)
     if plan.prefill != "full":
         network = narrowed(network, plan.prefill)
     time_texts(network, plan, table, name, run, on_row)

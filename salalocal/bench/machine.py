@@ -15,15 +15,15 @@ import psutil
 import torch
 from torch import Tensor
 
-from salalocal.bench.clock import milliseconds
+from salalocal.bench.card import measure_card
 from salalocal.cache.manifest import ModelIdentity
 from salalocal.cache.session_cache import SessionCache
-from salalocal.engine.engine import Engine
+from salalocal.engine.engine import Engine, device_name
 from salalocal.engine.load import load, resolve_device
 from salalocal.engine.session import Session
 from salalocal.hub import EMBEDDED_MODEL
-from salalocal.machine import Hardware, Machine, Reading, processor_name
-from salalocal.times import Chunk, Step, fit
+from salalocal.machine import Hardware, Machine, Reading
+from salalocal.times import Chunk, Rates, Step, fit
 from salalocal_quant import PackedWeight
 
 # Where the embedded model is timed: the blocks of a full selection are there, and the scores weigh.
@@ -37,13 +37,6 @@ _STEPS = {"cpu": 16, "cuda": 128}
 _FIRST_STEPS = 4
 _SEED = 5
 _ENOUGH_SECONDS = 0.3
-
-
-def device_name(device: torch.device) -> str:
-    """The card's or the processor's name, the latter with its cores."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return processor_name()
 
 
 def measure_machine(device: str = "auto", on_part: Callable[[str], None] | None = None) -> Machine:
@@ -64,14 +57,7 @@ def measure_machine(device: str = "auto", on_part: Callable[[str], None] | None 
     engine = load(EMBEDDED_MODEL, device=where.type)
     timed = _time_engine(engine)
     say("products and copies")
-    hardware = _measure_gpu() if where.type == "cuda" else _measure_cpu(engine.dtype)
-    rates = fit(
-        engine.config,
-        timed.chunks,
-        hardware.matmul_flop_per_second,
-        hardware.read_bytes_per_second,
-        timed.step,
-    )
+    hardware, rates = _measure_gpu(engine, timed) if where.type == "cuda" else _measure_cpu(engine, timed)
     return Machine(
         device=where.type,
         device_name=device_name(where),
@@ -184,26 +170,14 @@ def _seconds(call: Callable[[], object], device: torch.device, repeats: int) -> 
         yield time.perf_counter() - began
 
 
-def _measure_gpu() -> Hardware:
-    one, other = (torch.empty(1 << 30, dtype=torch.uint8, device="cuda") for _ in range(2))
-    pageable = torch.zeros(1 << 28, dtype=torch.uint8)
-    pinned = pageable.pin_memory()
-    copy = milliseconds(lambda: other.copy_(one))
-    fast = milliseconds(lambda: one[: pinned.numel()].copy_(pinned, non_blocking=True))
-    slow = milliseconds(lambda: one[: pageable.numel()].copy_(pageable))
-    side = 8192
-    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    product, row = milliseconds(lambda: a @ b), milliseconds(lambda: a[:1] @ b, turns=8)
-    return Hardware(
-        matmul_flop_per_second=2 * side**3 / product * 1e3,
-        copy_bytes_per_second=2 * (1 << 30) / copy * 1e3,
-        read_bytes_per_second=b.nbytes / row * 1e3,
-        pinned_bytes_per_second=pinned.numel() / fast * 1e3,
-        pageable_bytes_per_second=pageable.numel() / slow * 1e3,
-    )
+def _measure_gpu(engine: Engine, timed: _Timed) -> tuple[Hardware, Rates]:
+    """What a model of the released sizes is predicted from; the embedded one is too small to keep a GPU busy, and what
+    it takes at least for a chunk is all that counts of it."""
+    return measure_card(timed.chunks["first"].seconds / engine.config.num_hidden_layers)
 
 
-def _measure_cpu(dtype: torch.dtype) -> Hardware:
+def _measure_cpu(engine: Engine, timed: _Timed) -> tuple[Hardware, Rates]:
+    dtype = engine.dtype
     one = torch.zeros(1 << 28, dtype=torch.uint8)
     other = torch.zeros_like(one)
     copy = _quickest(lambda: other.copy_(one))
@@ -214,13 +188,15 @@ def _measure_cpu(dtype: torch.dtype) -> Hardware:
     column = torch.randn(1, 8192).to(dtype)
     product = _quickest(lambda: a @ b)
     row = _quickest(lambda: torch.nn.functional.linear(column, matrix))
-    return Hardware(
+    hardware = Hardware(
         matmul_flop_per_second=2 * side**3 / product,
         copy_bytes_per_second=2 * one.numel() / copy,
         read_bytes_per_second=matrix.nbytes / row,
         pinned_bytes_per_second=None,
         pageable_bytes_per_second=None,
     )
+    flop, read = hardware.matmul_flop_per_second, hardware.read_bytes_per_second
+    return hardware, fit(engine.config, timed.chunks, flop, read, timed.step)
 
 
 def _quickest(call: Callable[[], object]) -> float:

@@ -19,6 +19,7 @@ from salalocal.cache.session_cache import SessionCache
 from salalocal.cache.tiered_store import TieredStore
 from salalocal.config import ModelConfig
 from salalocal.model.network import Network
+from salalocal.planner import footprint
 from salalocal.quantization import best_group_size, recipe
 from salalocal.weights.build import build_network
 from salalocal.weights.layout import expected_tensors
@@ -106,9 +107,15 @@ class MadeSource:
         return signs / (_CODE_RMS[codes.dtype] * math.sqrt(columns))
 
 
-def make_network(config: ModelConfig, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Network:
-    """A network of made-up weights, packed where `config` packs them."""
-    return build_network(config, MadeSource(config, device, seed), dtype, device)
+def make_network(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, seed: int = 0, *, is_lean: bool = False
+) -> Network:
+    """A network of made-up weights, packed where `config` packs them, and lean as `load` makes it under a cap."""
+    sizes = footprint(config, dtype.itemsize, 1, is_lean=is_lean)
+    return build_network(
+        config, MadeSource(config, device, seed), dtype, device,
+        feed_tokens=sizes.feed_tokens, has_host_table=sizes.has_host_table,
+    )  # fmt: skip
 
 
 def make_history(

@@ -18,13 +18,13 @@ from salalocal.cache.manifest import ModelIdentity, read_manifest
 from salalocal.cache.saved_session import read_session
 from salalocal.cache.session_cache import SessionCache
 from salalocal.engine.session_files import Contents, SessionFiles
+from salalocal.saved_size import CHECKPOINT_EVERY_TOKENS
 from salalocal.sparse_config import SparseConfig
 
 # The released model's: 8 attention layers with 2 kv heads of 128, 24 linear layers with 32 heads of 128.
 _ATTENTION_LAYERS, _KV_HEADS, _LINEAR_LAYERS, _HEADS, _DIM = 8, 2, 24, 32, 128
 _SPARSE = SparseConfig(32, 16, 1, 64, 2048, 64, 8192)
 _VOCAB = 73448
-_CHECKPOINT_EVERY_TOKENS = 65536
 _READ_BYTES = 8 << 20
 
 
@@ -69,7 +69,7 @@ def time_session(tokens: int, folder: Path, repeats: int = 3) -> list[SessionTim
     cache.make_room(tokens)
     cache.commit(tokens, [torch.randn_like(state) for state in cache.states])
     checkpoints = []
-    for position in range(_CHECKPOINT_EVERY_TOKENS, tokens, _CHECKPOINT_EVERY_TOKENS):
+    for position in range(CHECKPOINT_EVERY_TOKENS, tokens, CHECKPOINT_EVERY_TOKENS):
         cache.length = position
         checkpoints.append(cache.checkpoint(torch.randn(_VOCAB)))
     cache.length = tokens

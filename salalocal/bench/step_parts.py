@@ -39,8 +39,8 @@ def step_parts(network: Network, cache: SessionCache) -> dict[str, Callable[[], 
     storage.page_table[: len(cache.page_table)].copy_(cache.page_table)
     token, count = torch.zeros(2, 1, dtype=torch.int64, device=network.device)
     position = torch.full((1,), length, device=network.device)
-    memory = storage.at(position)
-    span = Span.of(config, position, 1, True, False, network.dtype, network.device)
+    memory = storage.at(position, position + 1)
+    span = Span.of(config, position, 1, True, False, network.dtype, network.device, memory.length)
     x = torch.ones(1, config.hidden_size, dtype=torch.promote_types(network.dtype, torch.float32), device=token.device)
     y = torch.randn(1, config.hidden_size, device=token.device).to(network.dtype)
     logits = torch.randn(config.vocab_size, device=token.device)
@@ -49,10 +49,10 @@ def step_parts(network: Network, cache: SessionCache) -> dict[str, Callable[[], 
     lightning = [mixer for mixer in mixers if isinstance(mixer, LightningLayer)]
 
     def whole() -> Tensor:
-        return _GREEDY(network.step(token, storage.at(position), True, None), token, count)
+        return _GREEDY(network.step(token, memory, True, None), token, count)
 
     def position_and_angles() -> object:
-        return storage.at(position), Span.of(config, position, 1, True, False, network.dtype, network.device)
+        return Span.of(config, position, 1, True, False, network.dtype, network.device, memory.length)
 
     def sparse_mixers() -> None:
         for index, mixer in enumerate(sparse):

@@ -10,7 +10,7 @@ import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Literal
 
 import torch
@@ -23,7 +23,7 @@ from salalocal.bench.step_parts import WHOLE, step_parts
 from salalocal.cache.manifest import ModelIdentity
 from salalocal.cache.session_cache import SessionCache
 from salalocal.config import ModelConfig
-from salalocal.engine.engine import available_bytes
+from salalocal.engine.out_of_memory import available_bytes
 from salalocal.engine.sampling import Sampler, Sampling
 from salalocal.engine.session import Session
 from salalocal.errors import DoesNotFit, EngineFailure, InvalidRequest
@@ -41,6 +41,7 @@ MADE_UP = ModelIdentity("made up", "", "bfloat16")
 
 # The first step compiles kernels and is recorded; a few more, and the card runs at its pace.
 _WARM_UP_STEPS = 5
+_REST_SECONDS = 3
 _WARM_UP_CHUNKS = 1
 
 
@@ -75,7 +76,8 @@ class StepRow:
         step: "decode", one token and the choice of the next; "prefill", a chunk.
         history, tokens: tokens read before, and by the step.
         selection: "own", what the made-up weights select; "replayed", made selections (docs/performance.md).
-        milliseconds: the median by the wall clock, from the call to its result, the host's work included.
+        milliseconds: the median by the wall clock: of a chunk from the call to its result, of a decode step from one
+            token on the host to the next.
         repeats: how many it is the median of.
         device_ms: of a decode step's CUDA graph alone; None for a chunk.
         floor_ms: the step's bytes at the copy's rate, or its operations at the product's, each kind at its own; None
@@ -83,6 +85,8 @@ class StepRow:
         bound: which of the two, "bytes" or the unit of the products with packed matrices.
         parts: of a decode step's graph, in milliseconds by name; empty where they were not asked for.
         products: how packed matrices were multiplied, as the engine's `prefill`.
+        rested_ms: of one chunk after the card has rested, as a short prompt finds it: chunk behind chunk a card comes
+            to the limit of its power and slows down. None for a decode step, and without a GPU.
     """
 
     step: Literal["decode", "prefill"]
@@ -96,6 +100,7 @@ class StepRow:
     bound: str
     parts: dict[str, float] = field(default_factory=dict)
     products: Products = "full"
+    rested_ms: float | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -242,10 +247,11 @@ def _prefill_rows(network: Network, plan: Plan, ceilings: Ceilings | None) -> It
         bound = "bf16" if products == "full" else products
         rounding = network if products == "full" else narrowed(network, products)
         for selection, model in _kinds(rounding, replay):
-            took = _wall_of_chunk(model, cache, tokens, plan.chunks)
+            took, rested = _wall_of_chunk(model, cache, tokens, plan.chunks)
             yield StepRow(
-                "prefill", history, tokens, selection, took, plan.chunks, None, floor, bound, products=products
-            )
+                "prefill", history, tokens, selection, took, plan.chunks, None, floor, bound,
+                products=products, rested_ms=rested,
+            )  # fmt: skip
 
 
 def _floor_of_chunk(
@@ -262,19 +268,26 @@ def _floor_of_chunk(
     return 1e3 * (narrow / rates[products] + (flop - narrow) / rates["bf16"])
 
 
-def _wall_of_chunk(network: Network, cache: SessionCache, tokens: int, repeats: int) -> float:
-    """The median of all but the warm-up; the session is where it began before and after each."""
+def _wall_of_chunk(network: Network, cache: SessionCache, tokens: int, repeats: int) -> tuple[float, float | None]:
+    """The median of all but the warm-up, and one after a rest; the session is where it began before and after each."""
     session = _session(network, cache, cache.length + tokens)
     start = session.checkpoint()
     drawn = torch.randint(network.config.vocab_size, (tokens,), generator=torch.Generator().manual_seed(0))
     ids: list[int] = drawn.tolist()
-    times: list[float] = []
-    for _ in range(_WARM_UP_CHUNKS + repeats):
-        times.append(wall_milliseconds(lambda: session.prefill(ids, chunk_size=tokens), network.device))
+
+    def once() -> float:
+        took = wall_milliseconds(lambda: session.prefill(ids, chunk_size=tokens), network.device)
         if session.logits is None or not session.logits.isfinite().all():
             raise EngineFailure("the made-up model computed NaN or Inf instead of logits; its times mean nothing")
         session.rewind(start)
-    return median(times[_WARM_UP_CHUNKS:])
+        return took
+
+    times = [once() for _ in range(_WARM_UP_CHUNKS + repeats)]
+    rested = None
+    if network.device.type == "cuda":
+        sleep(_REST_SECONDS)
+        rested = once()
+    return median(times[_WARM_UP_CHUNKS:]), rested
 
 
 def _session(network: Network, cache: SessionCache, max_tokens: int) -> Session:

@@ -12,6 +12,7 @@ import math
 import mmap
 import sys
 import weakref
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -39,6 +40,11 @@ class HostMemory:
         device: that is to read them.
         segment_bytes: of one segment, at least one page of all layers.
         codes: what strips hold; None without them.
+
+    Attributes:
+        page_bytes: of one page in all layers.
+        is_readable: the device reads this memory by itself.
+        pin_seconds: spent so far on registering.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class HostMemory:
         self._segments: list[list[Tensor]] = [[] for _ in range(layers)]
         self.addresses = torch.zeros(layers, _MOST_SEGMENTS, dtype=torch.int64, device=device)
         self.is_readable = True
+        self.pin_seconds = 0.0
         self._registered: list[int] = []
         # At the end of the process the driver does it.
         weakref.finalize(self, unregister, self._registered).atexit = False
@@ -94,7 +101,9 @@ class HostMemory:
             pages.append(layer)
 
     def _register(self, segment: Tensor) -> None:
+        begun = perf_counter()
         error = register(segment.data_ptr(), segment.nbytes)
+        self.pin_seconds += perf_counter() - begun
         if not error:
             self._registered.append(segment.data_ptr())
             return

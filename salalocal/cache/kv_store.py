@@ -127,7 +127,7 @@ class PagedCache:
     def __init__(self, store: PageStore, table: PageTable | None = None) -> None:
         self._pages = store
         self._table = table or PageTable(store.pool, store.block_size)
-        self._index = torch.tensor(self._table.pages, dtype=torch.int64, device=store.device)
+        self._index = _on_device(self._table.pages, store.device)
 
     def reserve(self, length: int, new_length: int) -> None:
         """Storage for tokens [length, new_length), so that coming calls of `extend` need not grow it."""
@@ -145,8 +145,7 @@ class PagedCache:
         self._table.extend(length, new_length, self._pages.copy_page)
         known = len(self._index)
         if known != len(self._table.pages):
-            more = torch.tensor(self._table.pages[known:], dtype=torch.int64, device=self._pages.device)
-            self._index = torch.cat([self._index, more])
+            self._index = torch.cat([self._index, _on_device(self._table.pages[known:], self._pages.device)])
 
     @property
     def page_table(self) -> Tensor:
@@ -172,6 +171,11 @@ class PagedCache:
     def nbytes(self) -> int:
         """Bytes of the storage all forks share."""
         return self._pages.capacity * self._pages.page_bytes
+
+
+def _on_device(numbers: list[int], device: torch.device) -> Tensor:
+    """int64 [n]. What a GPU is doing is not waited for: at every block of an answer that is the step before."""
+    return torch.tensor(numbers, dtype=torch.int64, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 
 class KVCache(PagedCache):

@@ -196,6 +196,11 @@ class SessionCache:
         """int64 [N]: the page of each block; another object once it has changed."""
         return self._kv.page_table
 
+    def trim(self) -> None:
+        """Gives back the pages that a chunk took which was never committed."""
+        self._kv.truncate(self.length)
+        self.moves += 1
+
     def commit(self, tokens: int, states: list[Tensor]) -> None:
         """All layers have read `tokens` more: takes over their states and moves the length."""
         self.states = states
@@ -208,16 +213,17 @@ class SessionCache:
 
     def rewind(self, checkpoint: Checkpoint) -> None:
         """Back to `checkpoint`, which must have been taken from these very tokens."""
+        # What may fail comes first.
+        states = [state.clone() for state in checkpoint.states]
         self._kv.truncate(checkpoint.position)
         self.moves += 1
-        self.states = [state.clone() for state in checkpoint.states]
+        self.states = states
         self.length = checkpoint.position
 
     def fork(self) -> SessionCache:
         """A second memory of the same tokens; K/V and compressed keys are copied only when written to."""
         # Pages of a chunk that failed half-way hold nothing; shared, both sessions would write to them.
-        self._kv.truncate(self.length)
-        self.moves += 1
+        self.trim()
         compressed = [levels and (levels[0].fork(), levels[1].fork()) for levels in self._compressed]
         return SessionCache(self._kv.fork(), compressed, [state.clone() for state in self.states], self.length)
 

@@ -81,6 +81,7 @@ class Staging:
         self._buffers = [torch.zeros(pages, *page_shape, dtype=dtype, device=device) for _ in range(2)]
         heads, _, block, dim = page_shape
         self._strips = torch.zeros(strip_pages, heads, strip_bytes(block, dim), dtype=torch.uint8, device=device)
+        self.strip_pages = strip_pages
         self._lane = Lane(device)
         self._held: list[tuple[Hashable, int] | None] = [None, None]
         # From the host, since the beginning.

@@ -55,12 +55,12 @@ class StepStorage:
     recent: int
     slot_table: Tensor
 
-    def at(self, position: Tensor) -> StepMemory:
-        """The memory of the step that reads the token at `position`, int64 [1] on the device."""
+    def at(self, position: Tensor, length: Tensor) -> StepMemory:
+        """The memory of the step that reads the token at `position`, the last of `length`; int64 [1] on the device."""
         if not self.layers or self.layers[0].tier is None:
-            return StepMemory(self, position, None)
+            return StepMemory(self, position, length, None)
         block = torch.div(position, self.layers[0].pages.shape[3], rounding_mode="floor")
-        return StepMemory(self, position, recent_before(block, self.recent, self.blocks.shape[0]))
+        return StepMemory(self, position, length, recent_before(block, self.recent, self.blocks.shape[0]))
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,13 @@ class StepMemory:
     """The storage at one position.
 
     Attributes:
-        position: int64 [1].
+        position, length: int64 [1]; the second is one more.
         recent: int32 [Hkv, R], the token's block and those before it; None without tiers.
     """
 
     storage: StepStorage
     position: Tensor
+    length: Tensor
     recent: Tensor | None
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor
 from salalocal.cache.host_memory import SEGMENT_BYTES, HostMemory
 from salalocal.cache.page_table import PagePool
 from salalocal.cache.staging import Lane, Staging
+from salalocal.planner import Tiers
 from salalocal_kernels import HostPages, SlotPool, fetch_blocks, strip_bytes, write_token
 
 # How the host keeps K and V besides "full", in the dtype of the activations.
@@ -29,12 +30,14 @@ class Traffic:
         misses: those that were fetched from the host.
         bytes: that this took.
         streamed_bytes: of history, for chunks.
+        pin_seconds: spent on page-locking host memory.
     """
 
     hits: int
     misses: int
     bytes: int
     streamed_bytes: int
+    pin_seconds: float
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,11 @@ class TieredStore:
         return self._slots.shape[0]
 
     @property
+    def shares(self) -> Tiers:
+        """How device memory is shared out."""
+        return Tiers(self._slots.shape[1], self.staging.pages, self.staging.strip_pages)
+
+    @property
     def page_bytes(self) -> int:
         """Bytes of one page in all layers."""
         return self.host.page_bytes
@@ -232,4 +240,5 @@ class TieredStore:
         """Since the beginning; waits for the device."""
         hits, misses = self._counts.sum(0).tolist()
         block_bytes = self.page_bytes // (self.layers * self.kv_heads)
-        return Traffic(hits, misses, misses * block_bytes, self.staging.copied_bytes)
+        fetched, streamed = misses * block_bytes, self.staging.copied_bytes
+        return Traffic(hits, misses, fetched, streamed, self.host.pin_seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ import typer
 import salalocal
 from salalocal.byte_sizes import parse_gpu_memory
 from salalocal.cli.interrupt import EXIT_INTERRUPTED, cancel_on_interrupt
-from salalocal.cli.opening import choose_model, load_engine, read_documents, saying_what_to_drop
+from salalocal.cli.opening import choose_model, load_engine, read_documents, say_what_to_expect, saying_what_to_drop
 from salalocal.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -86,7 +87,8 @@ def ask(
     with cancel_on_interrupt() as cancel, saying_what_to_drop(engine, documents):
         session = engine.new_session()
         try:
-            turn = follow(engine.chat(session, messages, documents, sampling, cancel=cancel), cancel, silent=json)
+            events = engine.chat(session, messages, documents, sampling, cancel, partial(say_what_to_expect, engine))
+            turn = follow(events, cancel, silent=json)
         except Cancelled as error:
             print_note(f"stopped while reading, after {error.length:,} tokens")
             raise typer.Exit(EXIT_INTERRUPTED) from error

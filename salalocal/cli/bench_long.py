@@ -27,7 +27,8 @@ _LEAST, _MOST = 1 << 13, 1 << 21
 _LEAST_CHUNK, _MOST_CHUNK = 1 << 8, 1 << 17
 _HEADER = (
     f"{'model':<10} {'tokens':>7} {'selection':<10} {'prefill':<7} {'cap':>9} {'s to first':>11} {'tok/s':>7} "
-    f"{'GPU GiB':>8} {'host GiB':>8} {'pin s':>6} {'hits':>6} {'bus GB':>7} {'peer':>7}"
+    f"{'GPU GiB':>8} {'host GiB':>8} {'pin s':>6} {'hits':>6} {'bus GB':>7} "
+    f"{'plan s':>13} {'plan tok/s':>11} {'peer':>7}"
 )
 
 
@@ -80,6 +81,8 @@ def long(
     all new; scored and chosen is always. GPU memory is the most that the process held, CUDA's own part included.
     Beside them, with --peer: a dense model of random weights that reads its prompt in one shot, with the faster of
     PyTorch's flash and cuDNN attention at that length; the last column is its time over ours, of the same run.
+    Where 'salalocal bench machine' was run on the card, what the plan says of each row stands beside it, and by how
+    much that is more than what was measured.
     """
     from salalocal.bench.long import Plan
     from salalocal.bench.long_rows import LongTable
@@ -132,7 +135,13 @@ def _finish(table: LongTable, plot: Path | None, json: bool) -> None:
         print_note(f"drawn into {plot}")
     if json:
         rows: list[object] = [
-            {**asdict(row), "tokens_per_second": row.tokens_per_second, "peer_ratio": table.ratio(row)}
+            {
+                **asdict(row),
+                "tokens_per_second": row.tokens_per_second,
+                "plan_ratio": row.plan_ratio,
+                "plan_decode_ratio": row.plan_decode_ratio,
+                "peer_ratio": table.ratio(row),
+            }
             for row in table.rows
         ]
         fitted: list[object] = [{**asdict(model), "scoring_flop_per_square": flop} for model in models]
@@ -168,7 +177,9 @@ def _line(row: LongRow, table: LongTable) -> str:
         f"{model:<10} {format_length(row.tokens):>7} {row.selection:<10} {row.prefill:<7} {cap:>9} "
         f"{_cell(row.ttft_seconds, '.2f') + ('*' if row.staged else ' '):>11} {_cell(row.tokens_per_second, '.0f'):>7} "
         f"{_gib(row.peak_device_bytes):>8} {_gib(row.peak_host_bytes):>8} {_cell(row.pin_seconds, '.1f'):>6} "
-        f"{_cell(hits, '.0%'):>6} {_cell(moved, '.1f'):>7} {_cell(ratio, '.2f'):>7}"
+        f"{_cell(hits, '.0%'):>6} {_cell(moved, '.1f'):>7} "
+        f"{_planned(row.planned_seconds, row.plan_ratio, '.2f'):>13} "
+        f"{_planned(row.planned_tokens_per_second, row.plan_decode_ratio, '.0f'):>11} {_cell(ratio, '.2f'):>7}"
     )
     kept = "" if row.kv == "full" else f"K and V in {row.kv}"
     return "  ".join(filter(None, (cells.rstrip(), kept, row.note)))
@@ -176,6 +187,11 @@ def _line(row: LongRow, table: LongTable) -> str:
 
 def _cell(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
+
+
+def _planned(planned: float | None, ratio: float | None, form: str) -> str:
+    """What the plan says, and by how much that is more than what was measured."""
+    return _cell(planned, form) + ("" if ratio is None else f" {ratio - 1:+.0%}")
 
 
 def _gib(count: int | None) -> str:

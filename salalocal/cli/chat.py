@@ -15,6 +15,7 @@ from salalocal.cli.opening import (
     file_tokens,
     load_engine,
     read_documents,
+    say_what_to_expect,
     saying_what_to_drop,
 )
 from salalocal.cli.options import (
@@ -164,6 +165,8 @@ class Conversation:
         if not self._documents:
             return
         ids = self._engine.encode(self._documents)
+        if len(ids) <= self._engine.max_context_tokens():
+            say_what_to_expect(self._engine, len(ids))
         with (
             cancel_on_interrupt() as cancel,
             saying_what_to_drop(self._engine, self._documents),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import salalocal
 from salalocal import hub
-from salalocal.cli.terminal import one_line, print_note, stderr
+from salalocal.cli.terminal import human_seconds, one_line, print_note, stderr
 from salalocal.errors import BadDocument, ContextTooLong, InvalidRequest
 
 if TYPE_CHECKING:
@@ -93,13 +93,22 @@ def saying_what_to_drop(engine: Engine, documents: Sequence[Document]) -> Iterat
         if not sizes:
             raise
         surplus = error.needed_tokens - error.limit_tokens
+        way_out = engine.way_out(error.needed_tokens)
         largest = ", ".join(f"{path} ({tokens:,})" for path, tokens in sizes[:LARGEST_NAMED])
         raise ContextTooLong(
             f"{error.needed_tokens:,} tokens are needed and {error.limit_tokens:,} fit: "
-            f"leave out at least {surplus:,}; the largest: {largest}",
+            f"leave out at least {surplus:,}; the largest: {largest}" + ("" if way_out is None else f"; {way_out}"),
             needed_tokens=error.needed_tokens,
             limit_tokens=error.limit_tokens,
         ) from error
+
+
+def say_what_to_expect(engine: Engine, tokens: int) -> None:
+    """A note with the seconds that reading takes, where this machine's rates are known and it takes any."""
+    expected = engine.expected_times(tokens)
+    if expected is not None and expected.first_token_seconds >= 1:
+        seconds = human_seconds(expected.first_token_seconds)
+        print_note(f"{tokens:,} tokens: by this machine's rates they are read in about {seconds}")
 
 
 def file_tokens(engine: Engine, documents: Sequence[Document]) -> list[tuple[str, int]]:

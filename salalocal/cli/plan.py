@@ -9,6 +9,7 @@ import psutil
 import typer
 
 from salalocal import hub
+from salalocal.bus_times import ASSUMED_HIT_RATE
 from salalocal.byte_sizes import human_size, parse_gpu_memory
 from salalocal.cli.options import Device, JsonOption, Kv, KvOption
 from salalocal.cli.terminal import human_seconds, one_line, print_json, print_note, stdout
@@ -107,8 +108,8 @@ class Where:
 
 
 def _where(device: Device, gpu_bytes: int | None, kv: Kv) -> Where:
-    from salalocal.engine.engine import available_bytes
     from salalocal.engine.load import resolve_device, resolve_dtype
+    from salalocal.engine.out_of_memory import available_bytes
 
     if gpu_bytes is not None and device == "cpu":
         raise InvalidRequest("--gpu-memory is for a GPU, and --device is 'cpu': leave one of them out")
@@ -121,7 +122,7 @@ def _where(device: Device, gpu_bytes: int | None, kv: Kv) -> Where:
     else:
         usable, item_bytes, name = usable_gpu_bytes(gpu_bytes), 2, "bfloat16"
     host = None if gpu_bytes is None else usable_bytes(psutil.virtual_memory().available)
-    place = Place(on_gpu, item_bytes, usable, None if machine is None else machine.rates, host, kv)
+    place = Place(on_gpu, item_bytes, usable, None if machine is None else machine.rates, host, kv=kv)
     return Where(place, name, gpu_bytes, machine)
 
 
@@ -129,9 +130,10 @@ def recall_or_measure(kind: str) -> Machine:
     """What is known of this machine's "cpu" or "cuda" device; measured and kept where nothing is."""
     from salalocal import machine
     from salalocal.bench import machine as bench
+    from salalocal.engine.engine import device_name
     from salalocal.engine.load import resolve_device
 
-    known = machine.recall(kind, bench.device_name(resolve_device(kind)))
+    known = machine.recall(kind, device_name(resolve_device(kind)))
     if known is None:
         print_note(_UNMEASURED)
         known = bench.measure_machine(kind)
@@ -158,6 +160,7 @@ def as_data(model: str, planned: Plan, where: Where) -> dict[str, object]:
         "fits": planned.fits,
         "obstacle": planned.obstacle,
         "longest_context_tokens": planned.choice.longest_tokens,
+        "saved_bytes": planned.asked.saved_bytes,
         "times": None if planned.asked.times is None else asdict(planned.asked.times),
         "nearest": [asdict(setting) for setting in planned.nearest],
         "rates": None
@@ -177,13 +180,14 @@ def _print(model: str, config: ModelConfig, planned: Plan, where: Where) -> None
     on_gpu, asked = where.place.on_gpu, planned.asked
     holder = "the GPU" if on_gpu else "the processor"
     out(f"{one_line(model)}, {asked.tokens:,} tokens, {where.dtype} on {holder}\n")
-    out(f"{'':<16}  {'GPU memory':>12}  {'main memory':>12}")
+    out(f"{'':<16}  {'GPU memory':>12}  {'main memory':>12}  {'disk':>12}")
     rows = {_LABELS[name]: count for name, count in planned.parts().items()}
     for label, count in (rows | {"together": asked.total_bytes, "usable": where.place.usable_bytes}).items():
         is_shared = planned.host_bytes and label in (_LABELS["keys_and_values"], "together")
         beside = human_size(planned.host_bytes) if is_shared else "-"
         cells = (human_size(count), beside) if on_gpu else ("-", human_size(count))
         out(f"{label:<16}  {cells[0]:>12}  {cells[1]:>12}")
+    out(f"{'saved session':<16}  {'-':>12}  {'-':>12}  {human_size(asked.saved_bytes):>12}")
     out("")
     out(_verdict(planned, where))
     for setting in planned.nearest:
@@ -231,9 +235,9 @@ def _notes(config: ModelConfig, planned: Plan, where: Where) -> list[str]:
     if planned.choice.kv_device_bytes is not None:
         rounded = "" if where.place.kv == "full" else f", in {where.place.kv}"
         notes.append(
-            f"keys and values are in main memory{rounded}, and the GPU takes what is left of it for those read last; "
-            "no times are predicted for that"
+            f"keys and values are in main memory{rounded}, and the GPU takes what is left of it for those read last"
         )
+        notes += _assumptions(planned.asked, where)
     if where.machine is None:
         notes.append("no times: they come from rates measured on the GPU itself, and there is none here")
     else:
@@ -241,10 +245,20 @@ def _notes(config: ModelConfig, planned: Plan, where: Where) -> list[str]:
     return notes
 
 
+def _assumptions(asked: Setting, where: Where) -> list[str]:
+    """What times with keys and values in main memory rest on besides rates."""
+    if asked.times is not None:
+        return [f"of the blocks that a step selects freely {ASSUMED_HIT_RATE:.0%} are assumed to be on the GPU already"]
+    if where.machine is None:
+        return []
+    return ["no times: CUDA did not register main memory when this machine was measured"]
+
+
 def measured_note(machine: Machine) -> str:
     """Which rates, when, with what, and how far they can be trusted."""
+    what = f"{machine.model} on" if machine.device == "cpu" else "our kernels at the sizes of MiniCPM-SALA on"
     text = (
-        f"times follow from rates measured with {machine.model} on {machine.measured_at} UTC ({machine.device_name}); "
+        f"times follow from rates measured with {what} {machine.measured_at} UTC ({machine.device_name}); "
         "for a model of another size they are an estimate"
     )
     if machine.others_share > _QUIET_SHARE:

@@ -5,6 +5,9 @@ token, its position and the random state lie in device memory; a step that choos
 this can begin before the host has read what was chosen. There are two sides, each a recording and a set of linear
 states: a step reads the states of its side and writes those of the other. So a step that was begun ahead and is not
 wanted has done no harm: what it wrote lies past the session's length, or in states that nobody reads.
+
+The first step of each side runs unrecorded, which compiles its kernels, and the second is recorded. So a session that
+was forked, or whose memory has moved, answers at once, and recording is no more than one of its steps at a time.
 """
 
 from __future__ import annotations
@@ -23,8 +26,6 @@ from salalocal_kernels import advance, watch
 
 # Recording takes as long as some hundred tokens, so rooms are at least this much apart.
 ROOM_TOKENS = 4096
-# Before it is recorded a step runs twice: kernels are compiled, libraries take their memory.
-_WARM_UPS = 2
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class _Side:
         done: when `told` is there; None on a processor, where it always is.
         graph, result: of the recording; without a graph the step is run.
         table: the page table that the storage has taken over.
+        has_run: since it was made; its next step may be recorded.
     """
 
     storage: StepStorage
@@ -78,6 +80,7 @@ class _Side:
     graph: torch.cuda.CUDAGraph | None = None
     result: StepResult | None = None
     table: Tensor | None = None
+    has_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,8 @@ class DecodeGraph:
         self._last = 0
         self._ahead: _Ahead | None = None
         self._chosen: int | None = None
-        # Token, position, seed and count of the next step.
-        self._inputs = torch.zeros(4, dtype=torch.int64, device=network.device)
+        # Token, position, seed and count of the next step, and the length after it.
+        self._inputs = torch.zeros(5, dtype=torch.int64, device=network.device)
 
     def step(self, cache: SessionCache, token_id: int, kind: StepKind, sampler: Sampler | None) -> StepResult:
         """Reads one token after those of `cache`, whose length and states the caller moves.
@@ -138,9 +141,9 @@ class DecodeGraph:
             cache.prepare_step(room[1], self._max_tokens)
             held = cache.storage()
             if kind != self._kind or room != self._room or not _are_same(held, self._held):
-                self._record(cache, kind, room, held)
+                self._begin(cache, kind, room, held)
             self._last = self._side_of(cache)
-            self._inputs.copy_(torch.tensor((token_id, length, seed, count)))
+            self._inputs.copy_(torch.tensor((token_id, length, seed, count, length + 1)))
             self._run(self._last, cache)
         return self._result()
 
@@ -149,7 +152,7 @@ class DecodeGraph:
 
         Args:
             cache: the session's memory, after that step.
-            kind: of the next step; nothing is begun where it is another one, or has no choice.
+            kind: of the next step; nothing is begun where it is another one, has no choice, or is not recorded yet.
             sampler: as for the last step; its count has not moved yet.
         """
         length = cache.length
@@ -158,10 +161,15 @@ class DecodeGraph:
             return
         with torch.inference_mode():
             cache.prepare_step(self._room[1], self._max_tokens)
-            if not _are_same(cache.storage(), self._held):
+            if not _are_same(cache.storage(), self._held) or not self._is_quick(1 - self._last):
                 return
             self._run(1 - self._last, cache)
         self._ahead = _Ahead(cache.moves, sampler.seed, sampler.count + 1)
+
+    def forget(self) -> None:
+        """Gives back the memory of all recordings; the next step begins anew."""
+        self._kind, self._sides, self._held = None, None, ()
+        self._ahead = self._chosen = None
 
     @property
     def is_ahead(self) -> bool:
@@ -183,52 +191,37 @@ class DecodeGraph:
         assert result is not None
         return result
 
-    def _record(self, cache: SessionCache, kind: StepKind, room: tuple[int, int], held: tuple[Tensor, ...]) -> None:
-        # First of all, so that nothing half made is taken for a recorded step.
+    def _begin(self, cache: SessionCache, kind: StepKind, room: tuple[int, int], held: tuple[Tensor, ...]) -> None:
+        """Two sides for steps of this kind over this memory, to be recorded while they are taken."""
+        # First of all, so that nothing half made is taken for what was asked for.
         self._kind = None
         kept = self._sides[0].storage if self._sides else None
         own = kept.states if kept else tuple(map(torch.empty_like, cache.states))
         others = kept.new_states if kept else tuple(map(torch.empty_like, cache.states))
-        cuda = self._network.device.type == "cuda"
+        is_cuda, device = self._is_cuda, self._network.device
 
         def side(states: tuple[Tensor, ...], new_states: tuple[Tensor, ...]) -> _Side:
-            told = torch.zeros(1, dtype=torch.int64, device="cpu" if cuda else self._network.device, pin_memory=cuda)
-            done = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]
+            told = torch.zeros(1, dtype=torch.int64, device="cpu" if is_cuda else device, pin_memory=is_cuda)
+            done = torch.cuda.Event() if is_cuda else None  # type: ignore[no-untyped-call]
             return _Side(cache.step_storage(room[1], states, new_states), told, done)
 
-        # States that this cache holds already are not written to before it has taken over others.
-        at = 1 if _are_same(others, tuple(cache.states)) else 0
-        sides = side(own, others), side(others, own)
-        if cuda:
-            self._capture(cache, sides, at, kind)
-        self._sides, self._kind, self._room, self._held = sides, kind, room, held
+        self._sides, self._room, self._held = (side(own, others), side(others, own)), room, held
+        self._kind = kind
 
-    def _capture(self, cache: SessionCache, sides: tuple[_Side, _Side], at: int, kind: StepKind) -> None:
-        first, second = sides[at], sides[1 - at]
-        for side in sides:
-            _update_table(side, cache)
-        _copy_states(first, cache)
-        numbers = torch.tensor((0, cache.length, 0, 0))
-        main = torch.cuda.current_stream(self._network.device)
-        stream = torch.cuda.Stream(self._network.device)  # type: ignore[no-untyped-call]
-        self._inputs.copy_(numbers)
-        stream.wait_stream(main)
-        try:
-            # Running a step on the side writes nothing but K/V, compressed keys and states that nobody reads yet.
-            with torch.cuda.stream(stream), watch() as served:
-                for _ in range(_WARM_UPS):
-                    self._inputs.copy_(numbers)
-                    self._compute(kind, first)
-        finally:
-            main.wait_stream(stream)
-        if served.fallbacks:
-            raise CannotRecord("; ".join(f"{op}: {why}" for op, why in served.fallbacks.items()))
-        for side in (first, second):
-            graph = torch.cuda.CUDAGraph()
-            # What other threads ask of the device meanwhile is no part of it and does not disturb it.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                side.result = self._compute(kind, side)
-            side.graph = graph
+    @property
+    def _is_cuda(self) -> bool:
+        return self._network.device.type == "cuda"
+
+    def _is_quick(self, number: int) -> bool:
+        """Whether the next step of a side is no more than a launch; on a processor there is nothing to record."""
+        return not self._is_cuda or (self._sides is not None and self._sides[number].graph is not None)
+
+    def _capture(self, kind: StepKind, side: _Side) -> None:
+        graph = torch.cuda.CUDAGraph()
+        # What other threads ask of the device meanwhile is no part of it and does not disturb it.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            result = self._compute(kind, side)
+        side.graph, side.result = graph, result
 
     def _side_of(self, cache: SessionCache) -> int:
         """The side that reads the states of `cache`; those of another origin are copied to the first.
@@ -250,23 +243,28 @@ class DecodeGraph:
         assert self._kind is not None
         side = self._sides[number]
         _update_table(side, cache)
+        if self._is_cuda and side.has_run and side.graph is None:
+            self._capture(self._kind, side)
         if side.graph is not None:
             side.graph.replay()
         else:
-            side.result = self._compute(self._kind, side)
+            with watch() as served:
+                side.result = self._compute(self._kind, side)
+            if self._is_cuda and served.fallbacks:
+                raise CannotRecord("; ".join(f"{op}: {why}" for op, why in served.fallbacks.items()))
+        side.has_run = True
         if side.done is not None:
             side.done.record()
 
     def _compute(self, kind: StepKind, side: _Side) -> StepResult:
         """The step itself: device memory in, device memory out."""
-        token, position, seed, count = (self._inputs[index : index + 1] for index in range(4))
+        token, position, seed, count, length = (self._inputs[index : index + 1] for index in range(5))
         reads: dict[int, BlocksRead] = {}
-        memory = side.storage.at(position)
+        memory = side.storage.at(position, length)
         logits = self._network.step(token, memory, kind.is_sparse, reads.__setitem__, kind.is_watched)
         if kind.choice is not None:
             chosen = kind.choice(logits, seed, count)
-            side.told.copy_(chosen, non_blocking=True)
-            advance(self._inputs, chosen)
+            advance(self._inputs, chosen, side.told)
         return StepResult(logits, side.storage.new_states, reads)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 
-import psutil
 import torch
 
+from salalocal import machine
 from salalocal.cache.manifest import ModelIdentity, read_manifest
 from salalocal.cache.saved_session import check_model
 from salalocal.cache.session_cache import SessionCache
@@ -20,20 +20,20 @@ from salalocal.documents import Document
 from salalocal.engine.closer_look import TIMES_AS_LONG, Source
 from salalocal.engine.events import Done, Evidence, Token
 from salalocal.engine.generate import generate, read_prompt
-from salalocal.engine.gpu_memory import allowed_bytes
+from salalocal.engine.out_of_memory import available_bytes
 from salalocal.engine.progress import Progress
 from salalocal.engine.sampling import Sampling
 from salalocal.engine.session import Session
 from salalocal.engine.tally import AttentionTally
 from salalocal.errors import Cancelled, ContextTooLong, DoesNotFit, InvalidRequest
 from salalocal.evidence import QuoteIndex, excerpts, read_passages
+from salalocal.forecast import Place, kv_away, make_plan
 from salalocal.model.network import Network
-from salalocal.planner import Footprint, usable_bytes
+from salalocal.planner import LONG_CONTEXT_TOKENS, Footprint
+from salalocal.saved_size import CHECKPOINT_EVERY_TOKENS
+from salalocal.times import Times, predict
 from salalocal.tokenizer import Message, Prompt, Tokenizer
 from salalocal_quant import PackedWeight, PlanesWeight
-
-# Prompts keep a checkpoint this often, so that going back never re-reads more than this.
-_CHECKPOINT_EVERY_TOKENS = 65536
 
 
 class Engine:
@@ -48,6 +48,7 @@ class Engine:
         fingerprint: of its files; a session saved by one model is not restored by another.
         closer_look_tokens: how much of long documents `chat` reads again before it answers; 0: nothing.
         tiers: where K/V is in host memory; None for K/V on the device.
+        prefill: how long chunks multiply packed matrices, as for `load`.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class Engine:
         fingerprint: str,
         closer_look_tokens: int = 0,
         tiers: TieredStore | None = None,
+        prefill: str = "full",
     ) -> None:
         self._network = network
         self._tokenizer = tokenizer
         self._sizes = sizes
         self._default_chunk = default_chunk
         self._tiers = tiers
+        self._prefill = prefill
         self.name = name
         self._identity = ModelIdentity(name, fingerprint, str(network.dtype).removeprefix("torch."))
         self.closer_look_tokens = closer_look_tokens
@@ -118,9 +121,52 @@ class Engine:
         """A sentence where the model's files hold packed weights: whether they stay packed in memory."""
         if self.config.quantization is None:
             return None
-        if any(isinstance(weight, PackedWeight | PlanesWeight) for weight in self._network.matrices):
+        if self._is_packed:
             return "the weights stay packed in memory"
         return f"the packed weights were unpacked to {str(self.dtype).removeprefix('torch.')} when they were read"
+
+    @property
+    def _is_packed(self) -> bool:
+        return any(isinstance(weight, PackedWeight | PlanesWeight) for weight in self._network.matrices)
+
+    def expected_times(self, tokens: int) -> Times | None:
+        """How long reading a prompt of `tokens` takes, and how fast the answer then comes.
+
+        None where `salalocal bench machine` was not run on this device, or where it could not measure what this takes.
+        """
+        known = machine.recall(self.device.type, device_name(self.device))
+        if known is None or known.dtype != self._identity.dtype:
+            return None
+        rates, away = known.rates, None
+        if self._prefill != "full" and self._prefill not in rates.narrow_flop:
+            return None
+        if self._tiers is not None:
+            if rates.bus is None:
+                return None
+            away = kv_away(self.config, self.dtype.itemsize, self._tiers.shares, self.kv)
+        return predict(
+            self.config,
+            rates,
+            tokens,
+            self.default_chunk,
+            self.dtype.itemsize,
+            unpacked=not self._is_packed,
+            prefill=self._prefill,
+            away=away,
+        )
+
+    def way_out(self, tokens: int) -> str | None:
+        """The nearest setting in which this model would hold so many tokens here, for people; None: there is none."""
+        on_gpu = self.device.type == "cuda"
+        usable = available_bytes(self.device) + self.weight_bytes
+        host = available_bytes(torch.device("cpu")) if on_gpu else None
+        planned = make_plan(self.config, tokens, Place(on_gpu, self.dtype.itemsize, usable, None, host))
+        # `load` decides for contexts of so many tokens.
+        if planned.fits and planned.host_bytes and self._tiers is None and tokens <= LONG_CONTEXT_TOKENS:
+            return "with --gpu-memory keys and values go to main memory, where it fits"
+        packings = (near.packing for near in planned.nearest if near.packing is not None and near.tokens >= tokens)
+        packing = next(packings, None)
+        return None if packing is None else f"packed ('salalocal quantize --format {packing}') it fits"
 
     def max_context_tokens(self) -> int:
         """The longest session that fits now: by free memory, and by the trained length of RoPE attention."""
@@ -240,6 +286,7 @@ class Engine:
         documents: Sequence[Document],
         sampling: Sampling,
         cancel: threading.Event | None = None,
+        on_prompt: Callable[[int], None] | None = None,
     ) -> Iterator[Progress | Token | Evidence | Done]:
         """Answers the last message from the documents.
 
@@ -249,8 +296,13 @@ class Engine:
 
         With `closer_look_tokens`, prompts with documents that are long enough for sparse attention are answered from
         excerpts of them (`closer_look`): `session` then holds the prompt, and not the answer.
+
+        `on_prompt` is told how many tokens the prompt has, before any of them is read; not of one that does not fit.
         """
         prompt = self.tokenizer.encode_prompt(messages, documents)
+        session.check_fits(len(prompt.ids))
+        if on_prompt is not None:
+            on_prompt(len(prompt.ids))
         source = Source(session, prompt, documents)
         if documents and self._takes_closer_look(prompt):
             source = yield from self._look_closer(source, messages, cancel)
@@ -304,7 +356,7 @@ class Engine:
 
     def _checkpoints(self, prompt: Prompt) -> set[int]:
         """Where the session keeps what it knows while it reads a prompt."""
-        return {prompt.stable_tokens, *range(_CHECKPOINT_EVERY_TOKENS, len(prompt.ids), _CHECKPOINT_EVERY_TOKENS)}
+        return {prompt.stable_tokens, *range(CHECKPOINT_EVERY_TOKENS, len(prompt.ids), CHECKPOINT_EVERY_TOKENS)}
 
     def _generate(
         self, session: Session, prompt: Prompt, sampling: Sampling, cancel: threading.Event | None
@@ -326,15 +378,8 @@ class Engine:
         return self._indexed[1]
 
 
-def available_bytes(device: torch.device) -> int:
-    """Memory that weights and caches may take now."""
+def device_name(device: torch.device) -> str:
+    """The card's or the processor's name, the latter with its cores."""
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        allowed = allowed_bytes(device)
-        if allowed < total:
-            # Under a cap, what CUDA itself takes is left out already, and the cap is kept whatever is taken.
-            return min(usable_bytes(free), max(0, allowed - torch.cuda.memory_allocated(device)))
-    else:
-        free = psutil.virtual_memory().available
-    return usable_bytes(free)
+        return str(torch.cuda.get_device_name(device))
+    return machine.processor_name()

@@ -11,8 +11,9 @@ from salalocal import planner
 from salalocal.cache.tiered_store import TieredStore
 from salalocal.config import ModelConfig
 from salalocal.engine.closer_look import closer_look_tokens
-from salalocal.engine.engine import Engine, available_bytes
+from salalocal.engine.engine import Engine
 from salalocal.engine.gpu_memory import cap as cap_memory
+from salalocal.engine.out_of_memory import available_bytes
 from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.hub import find_model
 from salalocal.model.narrow import NARROW_DTYPES, narrowed, why_not
@@ -87,10 +88,10 @@ def load(
     else:
         sizes, unpack = footprint(config, kind.itemsize, chunk), False
     if gpu_memory is not None:
-        cap_memory(where, gpu_memory, sizes.weight_bytes, path.name)
+        leanest = footprint(config, kind.itemsize, chunk, is_lean=True)
+        cap_memory(where, gpu_memory, leanest.weight_bytes, path.name)
         if kv_budget is None:
-            chunk = planner.chunk_within(config, kind.itemsize, available_bytes(where))
-            sizes = footprint(config, kind.itemsize, chunk)
+            chunk, sizes = planner.capped(config, kind.itemsize, available_bytes(where))
             kv_budget = planner.kv_budget(config, sizes, available_bytes(where))
     if kv != "full" and kv_budget is None:
         raise InvalidRequest(
@@ -98,8 +99,11 @@ def load(
             "smaller gpu_memory, or leave kv out"
         )
     shares = None if kv_budget is None else planner.tiers(config, kind.itemsize, kv_budget, kv)
-    _check_fits(path, sizes, where, kv_budget)
-    network = build_network(config, source, kind, where, unpack=unpack)
+    _check_fits(path, config, kind, sizes, chunk, where, kv_budget)
+    network = build_network(
+        config, source, kind, where, unpack=unpack,
+        feed_tokens=sizes.feed_tokens, has_host_table=sizes.has_host_table,
+    )  # fmt: skip
     if prefill != "full":
         network = narrowed(network, prefill)
         if where.type != "cuda":
@@ -110,7 +114,7 @@ def load(
     look = 0 if path.is_file() else closer_look_tokens(path)
     tiers = None if shares is None else make_tiers(config, kind, where, shares, kv)
     sizes = planner.with_kv(config, sizes, kv)
-    return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files), look, tiers)
+    return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files), look, tiers, prefill)
 
 
 def make_tiers(
@@ -187,13 +191,23 @@ def _choose_packing(
     return choose_packing(config, dtype.itemsize, chunk_tokens, available_bytes(device), on_gpu=device.type == "cuda")
 
 
-def _check_fits(path: Path, sizes: Footprint, device: torch.device, kv_budget: int | None) -> None:
+def _check_fits(
+    path: Path,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    sizes: Footprint,
+    chunk_tokens: int,
+    device: torch.device,
+    kv_budget: int | None,
+) -> None:
     available = available_bytes(device)
     needed = sizes.total_bytes(0) + (0 if kv_budget is None else kv_budget + sizes.streaming_bytes)
     if needed > available:
+        smaller = planner.mildest_packing(config, dtype.itemsize, chunk_tokens, available)
         raise DoesNotFit(
             f"{path.name}: needs {needed / 2**30:.1f} GiB of {device.type} memory and {available / 2**30:.1f} GiB are "
-            "free; close other programs or take a smaller model",
+            "free; close other programs or "
+            + ("take a smaller model" if smaller is None else f"pack it: 'salalocal quantize --format {smaller}' fits"),
             needed_bytes=needed,
             available_bytes=available,
         )

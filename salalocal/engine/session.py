@@ -16,6 +16,7 @@ from salalocal.cache.saved_session import read_session
 from salalocal.cache.session_cache import Checkpoint, SessionCache
 from salalocal.cache.tiered_store import Traffic
 from salalocal.engine.decode_graph import CannotRecord, DecodeGraph, StepKind, StepResult
+from salalocal.engine.out_of_memory import Attempt, attempt, is_out_of_memory
 from salalocal.engine.progress import Progress, RateMeter
 from salalocal.engine.readings import Readings
 from salalocal.engine.sampling import Sampler
@@ -26,11 +27,9 @@ from salalocal.engine.token_ids import checked_ids
 from salalocal.errors import Cancelled, ContextTooLong, InvalidRequest
 from salalocal.model.network import Network
 from salalocal.model.sparse_layer import BlocksRead
+from salalocal.saved_size import CHECKPOINT_BUDGET_BYTES
 
 _LOG = logging.getLogger(__name__)
-
-# States of older checkpoints are thinned out beyond this.
-CHECKPOINT_BUDGET_BYTES = 1 << 30
 
 
 class Session:
@@ -123,6 +122,8 @@ class Session:
                 short.
             ContextTooLong: more tokens than the session may hold; nothing was read.
             Cancelled: with the tokens held; call again with the rest and the same final_length.
+            DoesNotFit: memory ran out, twice: what is kept for later was given back and the chunk halved, once per
+                call, which the log tells. The session holds the chunks that were finished.
         """
         rows: list[Tensor] = []
         steps = self.read(token_ids, chunk_size, final_length, checkpoints_at, cancel, rows if all_logits else None)
@@ -155,24 +156,52 @@ class Session:
         is_sparse = self._is_sparse(stop if final_length is None else final_length)
         self._readings.clear()
         if start in wanted:
-            self.checkpoint()
-        self._cache.reserve(stop - start)
+            self._attempt(f"a checkpoint after {start:,} tokens", self.checkpoint)
+        self._attempt(f"room for {stop:,} tokens", lambda: self._cache.reserve(stop - start))
         meter = RateMeter()
-        at = start
-        for edge in chunk_edges(start, stop, chunk_size or self._default_chunk, wanted):
+        at, size, is_halved = start, chunk_size or self._default_chunk, False
+        while at < stop:
+            edge = chunk_edges(at, min(at + size, stop), size, wanted)[0]
             if cancel is not None and cancel.is_set():
                 self._saves.after_chunk(self._contents(), is_checkpoint=True)
                 raise Cancelled(self.length)
             if self.length != at:
                 raise InvalidRequest(f"the session went from {at:,} to {self.length:,} tokens while it was being read")
-            self._read_chunk(token_ids[at - start : edge - start], is_sparse, all_logits)
+            self._read_most(token_ids[at - start : edge - start], is_sparse, all_logits, is_halved)
+            if self.length < edge:
+                edge, size, is_halved = self.length, self.length - at, True
             at = edge
             if edge in wanted:
-                self.checkpoint()
+                self._attempt(f"a checkpoint after {edge:,} tokens", self.checkpoint)
             # Not after every token of an answer.
             self._saves.after_chunk(self._contents(), edge in wanted or 1 < edge - start == stop - start)
             rate = meter.mark(edge - start)
             yield Progress.now(edge - start, stop - start, rate, self._network.device)
+
+    def _read_most(
+        self, token_ids: list[int], is_sparse: bool, all_logits: list[Tensor] | None, is_halved: bool
+    ) -> None:
+        """A chunk, or half of it where memory runs out, unless chunks are halved already."""
+        attempts, half = [Attempt(lambda: self._read_chunk(token_ids, is_sparse, all_logits))], -(-len(token_ids) // 2)
+        if not is_halved:
+            note = f"reading on in chunks of {half:,}" if half < len(token_ids) else Attempt.note
+            attempts.append(Attempt(lambda: self._read_chunk(token_ids[:half], is_sparse, all_logits), note))
+        tokens = "a token" if len(token_ids) == 1 else f"{len(token_ids):,} tokens"
+        attempt(f"reading {tokens} after {self.length:,}", attempts, self._network.device, self._give_back)
+
+    def _attempt(self, what: str, call: Callable[[], object]) -> None:
+        """Twice, where memory runs out; then DoesNotFit."""
+        attempt(what, [Attempt(call), Attempt(call)], self._network.device, self._give_back)
+
+    def _give_back(self) -> None:
+        """All memory but that of what was read."""
+        if self._decoder is not None:
+            self._decoder.forget()
+            # Nobody overwrites them now.
+            self._logits_are_lent = False
+        self._cache.trim()
+        if self._network.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _read_chunk(self, token_ids: list[int], is_sparse: bool, all_logits: list[Tensor] | None) -> None:
         """All of a chunk or, where anything fails, nothing of it."""
@@ -192,7 +221,8 @@ class Session:
             all_logits.append(logits)
 
     def step(self, token_id: int) -> Tensor:
-        """Reads one token; returns float32 logits [vocab] for the next. Errors as for `prefill`."""
+        """Reads one token; returns float32 logits [vocab] for the next. Errors as for `prefill`: where memory runs out,
+        the step is tried once more before DoesNotFit."""
         self._step(token_id, None)
         assert self._logits is not None
         return self._logits.clone()
@@ -217,28 +247,44 @@ class Session:
             return None
         choice = sampler.choice if sampler else None
         self._readings.clear()
-        try:
+
+        def read() -> None:
             kind = StepKind(self._is_sparse(length + 1), self.is_watched, choice)
-            result = decoder.step(self._cache, token, kind, sampler)
+            self._count(token, length, decoder.step(self._cache, token, kind, sampler))
+
+        try:
+            self._attempt(f"reading a token after {length:,}", read)
         except CannotRecord as reason:
             _LOG.warning("tokens are read without a CUDA graph: %s", reason)
             self._decoder = None
             return self._step(token_id, sampler)
         try:
+            next_kind = StepKind(self._is_sparse(length + 2), self.is_watched, choice)
+            decoder.run_ahead(self._cache, next_kind, sampler)
+        except Exception as error:
+            # Nobody has asked for that step yet; whoever does is told.
+            if not is_out_of_memory(error):
+                raise
+        return decoder
+
+    def _count(self, token: int, length: int, result: StepResult) -> None:
+        """Takes over a step whole, or on an error nothing of it."""
+        try:
             self._take_over(token, length, result)
+        except Exception:
+            raise
         except BaseException:
             # Ctrl-C: half a token must not count.
             self._take_over(token, length, result)
             raise
-        decoder.run_ahead(self._cache, StepKind(self._is_sparse(length + 2), self.is_watched, choice), sampler)
-        return decoder
 
     def _take_over(self, token: int, length: int, result: StepResult) -> None:
         """Makes a step up to `length` + 1 count; may be begun anew."""
-        # Nobody asks for most of them, and a copy is a launch between two graphs.
-        self._logits, self._logits_are_lent = result.logits, True
+        # What may fail comes first.
         if self._readings.records_selection or self.is_watched:
             self._readings.take_copy(result.reads, self._cache.blocks_of(length + 1), self.is_watched)
+        # Nobody asks for most of them, and a copy is a launch between two graphs.
+        self._logits, self._logits_are_lent = result.logits, True
         self.token_ids[length:] = [token]
         if self._cache.length == length:
             self._cache.commit(1, list(result.states))

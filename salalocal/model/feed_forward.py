@@ -9,9 +9,8 @@ from torch import Tensor
 
 from salalocal_quant import Projections, Weight
 
-# Tokens at once: gate and up of a long chunk would be the largest tensors of the whole network. Fewer would unpack
-# packed matrices more often than once for a chunk of the default size.
-_SLICE_TOKENS = 8192
+# Fewer would unpack packed matrices more often than once for a chunk of the default size.
+SLICE_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -21,15 +20,21 @@ class FeedForward:
     Attributes:
         gate_up: W_gate and W_up.
         down_proj: W_down.
+        slice_tokens: taken at once: gate and up of a long chunk would be the largest tensors of the whole network.
     """
 
     gate_up: Projections
     down_proj: Weight
+    slice_tokens: int = SLICE_TOKENS
 
     def __call__(self, u: Tensor) -> Tensor:
         """u [T, h] -> [T, h], in slices of tokens."""
-        slices = [self.gate_up.feed(part, self.down_proj) for part in torch.split(u, _SLICE_TOKENS)]
-        return slices[0] if len(slices) == 1 else torch.cat(slices)
+        if len(u) <= self.slice_tokens:
+            return self.gate_up.feed(u, self.down_proj)
+        out = torch.empty_like(u)
+        for part, of in zip(torch.split(u, self.slice_tokens), torch.split(out, self.slice_tokens), strict=True):
+            of.copy_(self.gate_up.feed(part, self.down_proj))
+        return out
 
     @property
     def matrices(self) -> tuple[Weight, ...]:

@@ -63,6 +63,7 @@ class LightningLayer:
         else:
             q, k = qk_norm_rope(q, k, self.q_norm, self.k_norm, eps, span.lightning_rope)
             mixed, state = lightning_prefill(q, k, v, self.slopes, scale, state)
+            del q, k, v
             out = norm_gate(mixed.reshape(tokens, -1), self.o_norm, gate, eps)
         return self.o_proj(out), state
 

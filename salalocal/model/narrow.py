@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import torch
 
-from salalocal.model.feed_forward import FeedForward
 from salalocal.model.network import Layer, Network
 from salalocal.model.sparse_layer import SparseLayer
 from salalocal_quant import NarrowWeight, PackedWeight, PlanesWeight, Projections, Weight, together
@@ -52,7 +51,11 @@ def narrowed(network: Network, name: str) -> Network:
         return replace(
             layer,
             mixer=replace(mixer, inputs=narrow_all(mixer.inputs, keep), o_proj=narrow(mixer.o_proj)),
-            feed_forward=FeedForward(narrow_all(layer.feed_forward.gate_up), narrow(layer.feed_forward.down_proj)),
+            feed_forward=replace(
+                layer.feed_forward,
+                gate_up=narrow_all(layer.feed_forward.gate_up),
+                down_proj=narrow(layer.feed_forward.down_proj),
+            ),
         )
 
     return replace(network, layers=tuple(map(narrow_layer, network.layers)))

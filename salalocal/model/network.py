@@ -99,7 +99,9 @@ class Network:
         Returns:
             logits [V], as `logits` gives them.
         """
-        span = Span.of(self.config, memory.position, 1, is_sparse, is_watched, self.dtype, self.device)
+        span = Span.of(
+            self.config, memory.position, 1, is_sparse, is_watched, self.dtype, self.device, length=memory.length
+        )
         normed, _ = self._read(ids, memory, memory.states, memory.new_states, span, record)
         return self.logits(normed)[0]
 
@@ -131,7 +133,12 @@ class Network:
                 mixed, state = layer.mixer(y, states[index], span, None if new_states is None else new_states[index])
                 after.append(state)
             u = add_rms_norm(x, mixed, ratio, layer.post_norm, eps)
-            y = add_rms_norm(x, layer.feed_forward(u), ratio, next_norm, eps)
+            # A long chunk's workspace is counted in tensors of its length.
+            del mixed, y
+            fed = layer.feed_forward(u)
+            del u
+            y = add_rms_norm(x, fed, ratio, next_norm, eps)
+            del fed
         return y, after
 
     def logits(self, normed: Tensor) -> Tensor:

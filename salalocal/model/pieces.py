@@ -14,9 +14,7 @@ from salalocal.cache.attention_memory import Piece
 from salalocal_kernels import sparse_attention_decode, sparse_attention_prefill
 
 
-def attend_in_pieces(
-    q: Tensor, blocks: Tensor, pieces: Iterable[Piece], first_position: int, scale: float, tile: int
-) -> Tensor:
+def attend_in_pieces(q: Tensor, blocks: Tensor, pieces: Iterable[Piece], first_position: int, scale: float) -> Tensor:
     """Attention of queries over their selected blocks.
 
     Args:
@@ -25,25 +23,35 @@ def attend_in_pieces(
         pieces: have every block together, and each block once.
         first_position: absolute.
         scale: factor on q . k.
-        tile: queries that are attended at once.
 
     Returns:
         [T, H, D], dtype of q.
     """
-    sums: list[_Sum] = []
+    whole: Tensor | None = None
+    found: _Sum | None = None
+    # To the end: behind its last piece a memory asks for what comes next.
     for piece in pieces:
-        for number, start in enumerate(range(0, len(q), tile)):
-            rows, picked, first = q[start : start + tile], blocks[:, start : start + tile], first_position + start
-            if not piece.is_whole:
-                is_here = (picked >= piece.first) & (picked < piece.stop)
-                picked = torch.where(is_here, picked, -1)
-            part = _Sum.of(rows, picked, piece, first, scale)
-            if number == len(sums):
-                sums.append(part)
-            else:
-                sums[number].add(part)
-    outs = [each.out.to(q.dtype) for each in sums]
-    return outs[0] if len(outs) == 1 else torch.cat(outs)
+        if piece.is_whole:
+            whole = _whole(q, blocks, piece, first_position, scale)
+            continue
+        is_here = (blocks >= piece.first) & (blocks < piece.stop)
+        part = _Sum.of(q, torch.where(is_here, blocks, -1), piece, first_position, scale)
+        if found is None:
+            found = part
+        else:
+            found.add(part)
+    if whole is not None:
+        return whole
+    assert found is not None
+    return found.out.to(q.dtype)
+
+
+def _whole(q: Tensor, blocks: Tensor, piece: Piece, first: int, scale: float) -> Tensor:
+    """What is read of the only piece."""
+    pages, table = piece.pages, piece.page_table
+    if len(q) == 1:
+        return sparse_attention_decode(q[0], pages, table, blocks[:, 0], first + 1, scale)[None]
+    return sparse_attention_prefill(q, pages, table, blocks, first, scale)
 
 
 class _Sum:
@@ -51,29 +59,22 @@ class _Sum:
 
     Attributes:
         out: [T, H, D].
-        lse: [T, H], the log of the sum of weights; None where nothing is to be added.
+        lse: [T, H], the log of the sum of weights.
     """
 
-    def __init__(self, out: Tensor, lse: Tensor | None) -> None:
+    def __init__(self, out: Tensor, lse: Tensor) -> None:
         self.out = out
         self.lse = lse
 
     @staticmethod
     def of(q: Tensor, blocks: Tensor, piece: Piece, first: int, scale: float) -> _Sum:
         """What is read of one piece."""
-        pages, table = piece.pages, piece.page_table
-        if piece.is_whole and len(q) == 1:
-            return _Sum(sparse_attention_decode(q[0], pages, table, blocks[:, 0], first + 1, scale)[None], None)
-        if piece.is_whole:
-            return _Sum(sparse_attention_prefill(q, pages, table, blocks, first, scale), None)
         wide = torch.promote_types(q.dtype, torch.float32)
         lse = torch.empty(q.shape[:2], dtype=wide, device=q.device)
-        return _Sum(sparse_attention_prefill(q, pages, table, blocks, first, scale, lse), lse)
+        return _Sum(sparse_attention_prefill(q, piece.pages, piece.page_table, blocks, first, scale, lse), lse)
 
     def add(self, other: _Sum) -> None:
         """Takes in what was read of another piece."""
-        assert self.lse is not None
-        assert other.lse is not None
         # Of two that have read nothing either may go.
         share = torch.sigmoid(other.lse - self.lse).nan_to_num_(0.0)
         self.out.lerp_(other.out, share[..., None])

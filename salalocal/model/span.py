@@ -43,8 +43,12 @@ class Span:
         is_watched: bool,
         dtype: torch.dtype,
         device: torch.device,
+        length: Tensor | None = None,
     ) -> Span:
-        """A run of `tokens`, with tables at least float32 on `device` for activations in `dtype`."""
+        """A run of `tokens`, with tables at least float32 on `device` for activations in `dtype`.
+
+        Where the device knows `length` already, it is not added up once more.
+        """
         wide = torch.promote_types(dtype, torch.float32)
         positions = first_position
         if not isinstance(positions, Tensor):
@@ -56,7 +60,7 @@ class Span:
         return Span(
             first_position=first_position,
             tokens=tokens,
-            length=first_position + tokens,
+            length=first_position + tokens if length is None else length,
             is_sparse=is_sparse,
             is_watched=is_watched,
             lightning_rope=table(config.lightning_use_rope and bool(config.lightning_layers), config.head_dim),

@@ -22,7 +22,7 @@ from salalocal_kernels import (
 )
 from salalocal_quant import Projections, Weight
 
-# Queries are scored, selected and attended in tiles of so many; the second bounds queries x blocks whatever the chunk.
+# Queries are scored and selected in tiles of so many; the second bounds queries x blocks whatever the chunk.
 _TILE_TOKENS = 2048
 _TILE_SCORES = 1 << 24
 
@@ -89,8 +89,7 @@ class SparseLayer:
             out = dense_attention(q, memory.context(span.length), span.first_position, scale)
         else:
             assert isinstance(span.first_position, int)
-            tile = tile_tokens(memory.num_blocks(span.length))
-            out = attend_in_pieces(q, blocks, memory.pieces(blocks), span.first_position, scale, tile)
+            out = attend_in_pieces(q, blocks, memory.pieces(blocks), span.first_position, scale)
         out = norm_gate(out.reshape(span.tokens, -1), None, gates[0] if gates else None, eps)
         return self.o_proj(out), read
 

@@ -26,7 +26,7 @@ from salalocal.training.statements import ABSENT_ANSWER, Ask, Split
 from salalocal.training.vocabulary import END_OF_TEXT, TURN_END, special_id
 
 TEXT, ANSWER, IGNORED = 1, 2, 0
-ABSENT_SHARE = 0.08
+ABSENT_SHARE = 0.1
 PASSAGE_SHARE = 0.14
 CLOZE_SHARE = 0.34
 CLOZE_TOKENS = 90

@@ -15,6 +15,7 @@ from salalocal.training.statements import Ask, Split, Statement
 from salalocal.training.tales import TaleScene, tales
 
 PLANTED_SHARE = 0.68
+_LEAST_BORROWED = 4
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Scene:
     """Facts to plant, in this order.
 
     `asks` pairs a question with the indices of the statements that its spans lie in, `absent` holds questions whose
-    fact was left out although parts of it are there.
+    fact was left out although parts of it are there, or that ask something else of a name that is there.
     """
 
     statements: list[Statement] = field(default_factory=list)
@@ -64,7 +65,8 @@ def draw_scene(lexicon: Lexicon, split: Split, count: int) -> Scene:
                 planted_keys.update(ask.key for ask in statement.asks)
                 scene.asks.extend((ask, (len(scene.statements),)) for ask in statement.asks)
                 scene.statements.append(statement)
-    scene.absent = [ask for ask in ghosts if ask.key not in planted_keys]
+    ghosts = [ask for ask in ghosts if ask.key not in planted_keys]
+    scene.absent = ghosts + told.borrowed(max(_LEAST_BORROWED, len(ghosts)), split)
     scene.asks = [scene.asks[i] for i in lexicon.shuffled(len(scene.asks))]
     scene.absent = [scene.absent[i] for i in lexicon.shuffled(len(scene.absent))]
     return scene

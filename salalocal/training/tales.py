@@ -30,9 +30,12 @@ MASKED_SHARE = 0.35
 RETOLD_SHARE = 0.45
 """Of the tales so many are told again in the same text with other values: colliding keys."""
 
+_NAMES = frozenset({"person", "name", "first", "last", "town", "country", "org", "work"})
+"""Kinds of which a text may say one thing and be asked another."""
 _OTHERWISE = " ~ "
 _DEFINED = re.compile(r"\{(\d):([^{}]+)\}")
 _LONG_WORD = re.compile(r"(?<!\{)\b[a-z]{5,}\b")
+_STEM_LETTERS = 5
 _SLOT = re.compile(r"\{(\d)\}")
 _QUESTION = re.compile(r"Q(\d) (.+)")
 _LOWERED = re.compile(
@@ -99,10 +102,33 @@ def tales(split: Split) -> tuple[Tale, ...]:
 
 
 @dataclass(frozen=True)
-class _Telling:
-    """One tale with its values, and the slots that each of its questions names."""
+class _Named:
+    """A question with a name in it: the slot asked for, the wording, and the name's slot."""
 
     tale: Tale
+    asked: str
+    wording: str
+    name: str
+
+
+@cache
+def _questions_with(kind: str, split: Split) -> tuple[_Named, ...]:
+    """Every question of a split with a name of that kind."""
+    return tuple(
+        _Named(tale, asked, wording, slot)
+        for tale in tales(split)
+        for asked, wording in tale.questions
+        for slot in dict.fromkeys(_SLOT.findall(wording))
+        if tale.kinds[slot] == kind
+    )
+
+
+@dataclass(frozen=True)
+class _Telling:
+    """One tale in one wording with its values, and the slots that each of its questions names."""
+
+    tale: Tale
+    wording: str
     values: dict[str, str]
     questions: tuple[tuple[str, str], ...]
 
@@ -135,19 +161,39 @@ class TaleScene:
                     made.append(statement)
         return made
 
+    def borrowed(self, count: int, split: Split) -> list[Ask]:
+        """At most `count` questions that other tales ask, about names of these: the text has the name, and not what is
+        asked about it. None shares a longer word with the tale that its name is from."""
+        lexicon = self._lexicon
+        tellings = [telling for told in self._told.values() for telling in told]
+        asks: list[Ask] = []
+        for _ in range(count if tellings else 0):
+            telling = tellings[lexicon.between(0, len(tellings) - 1)]
+            tale = telling.tale
+            said = ((slot, tale.kinds[slot]) for slot in dict.fromkeys(_SLOT.findall(telling.wording)))
+            names = [(slot, kind) for slot, kind in said if isinstance(kind, str) and kind in _NAMES]
+            if not names:
+                continue
+            known, kind = names[lexicon.between(0, len(names) - 1)]
+            options = _questions_with(kind, split)
+            other = options[lexicon.between(0, len(options) - 1)]
+            own = (*tale.wordings, *(question for _, question in tale.questions))
+            if other.tale.name in self._told or _stems(other.wording) & _stems(*own):
+                continue
+            values = _drawn(lexicon, other.tale) | {other.name: telling.values[known]}
+            asks.append(_ask(lexicon, other.tale, other.asked, other.wording, values, ()))
+        return asks
+
     def _tell(self, tale: Tale) -> Statement | None:
         lexicon, told = self._lexicon, self._told.setdefault(tale.name, [])
-        values = {
-            slot: lexicon.value(kind) if isinstance(kind, str) else lexicon.pick(*kind)
-            for slot, kind in tale.kinds.items()
-        }
+        values = _drawn(lexicon, tale)
         if told and lexicon.flip(0.5):
             # Half of the values stay, where that leaves the questions an answer.
             values |= {slot: old for slot, old in told[-1].values.items() if lexicon.flip(0.4)}
         wording = tale.wordings[lexicon.between(0, len(tale.wordings) - 1)]
         options = [question for question in tale.questions if f"{{{question[0]}}}" in wording]
         chosen = tuple(options[i] for i in lexicon.shuffled(len(options))[:ASKS_PER_TALE])
-        telling = _Telling(tale, values, chosen)
+        telling = _Telling(tale, wording, values, chosen)
         if not chosen or any(old.answers(telling) or telling.answers(old) for old in told):
             return None
         told.append(telling)
@@ -156,14 +202,7 @@ class TaleScene:
         # What does not end as a sentence is a line of code, a list or a note, and stands as it was written.
         is_line = wording.rstrip("\"'”’)")[-1:] not in (".", "!", "?")
         text, spans = _render(wording, values, is_line)
-        asks = []
-        for slot, question in chosen:
-            core = _SLOT.sub(lambda match: values[match[1]].split(_OTHERWISE)[-1], question).rstrip("?")
-            known = tuple(f"{number}={values[number]}" for number in sorted(set(_SLOT.findall(question))))
-            if _LOWERED.match(core):
-                core = core[0].lower() + core[1:]
-            asked = question_text(lexicon, core) if lexicon.flip(0.35) else sentence(core, "?")
-            asks.append(Ask(asked, (spans[slot],), ("tale", tale.name, slot, *known), f"tale/{tale.name}"))
+        asks = [_ask(lexicon, tale, slot, question, values, (spans[slot],)) for slot, question in chosen]
         return Statement(text, tuple(asks), is_line)
 
     def _masked(self, wording: str, questions: tuple[tuple[str, str], ...]) -> tuple[str, tuple[tuple[str, str], ...]]:
@@ -181,6 +220,29 @@ class TaleScene:
                 wording = whole.sub(other, wording)
                 questions = tuple((slot, whole.sub(other, question)) for slot, question in questions)
         return wording, questions
+
+
+def _drawn(lexicon: Lexicon, tale: Tale) -> dict[str, str]:
+    """A value for every slot."""
+    return {
+        slot: lexicon.value(kind) if isinstance(kind, str) else lexicon.pick(*kind) for slot, kind in tale.kinds.items()
+    }
+
+
+def _ask(
+    lexicon: Lexicon, tale: Tale, slot: str, question: str, values: dict[str, str], spans: tuple[tuple[int, int], ...]
+) -> Ask:
+    """A question for `slot` with its other slots filled in."""
+    core = _SLOT.sub(lambda match: values[match[1]].split(_OTHERWISE)[-1], question).rstrip("?")
+    known = tuple(f"{number}={values[number]}" for number in sorted(set(_SLOT.findall(question))))
+    if _LOWERED.match(core):
+        core = core[0].lower() + core[1:]
+    asked = question_text(lexicon, core) if lexicon.flip(0.35) else sentence(core, "?")
+    return Ask(asked, spans, ("tale", tale.name, slot, *known), f"tale/{tale.name}")
+
+
+def _stems(*texts: str) -> set[str]:
+    return {word[:_STEM_LETTERS] for text in texts for word in _LONG_WORD.findall(text)}
 
 
 def _render(wording: str, values: dict[str, str], is_line: bool) -> tuple[str, dict[str, tuple[int, int]]]:

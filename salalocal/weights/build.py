@@ -8,7 +8,7 @@ from torch import Tensor
 from salalocal.config import ModelConfig
 from salalocal.errors import BadCheckpoint
 from salalocal.fields import shorten
-from salalocal.model.feed_forward import FeedForward
+from salalocal.model.feed_forward import SLICE_TOKENS, FeedForward
 from salalocal.model.lightning_layer import LightningLayer
 from salalocal.model.network import Layer, Network
 from salalocal.model.sparse_layer import SparseLayer
@@ -60,7 +60,14 @@ def check_tensors(config: ModelConfig, source: WeightSource) -> None:
 
 
 def build_network(
-    config: ModelConfig, source: WeightSource, dtype: torch.dtype, device: torch.device, *, unpack: bool = False
+    config: ModelConfig,
+    source: WeightSource,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    unpack: bool = False,
+    feed_tokens: int = SLICE_TOKENS,
+    has_host_table: bool = False,
 ) -> Network:
     """Reads every weight of `source`, one at a time, and puts the network together.
 
@@ -70,27 +77,29 @@ def build_network(
         dtype: of activations and of weights that are not packed.
         device: where both go.
         unpack: turn packed matrices into plain ones of `dtype`.
+        feed_tokens: that a feed-forward takes at once.
+        has_host_table: the embedding table stays in host memory, page-locked, and a GPU reads rows of it from there.
 
     Raises:
         BadCheckpoint: headers do not fit the config, or a tensor holds NaN or Inf; nothing stays allocated.
     """
     check_tensors(config, source)
     try:
-        return _read_network(config, _Reader(source, dtype, device, unpack))
+        return _read_network(config, _Reader(source, dtype, device, unpack), feed_tokens, has_host_table)
     except BadCheckpoint as error:
         # Whoever keeps the error keeps its frames, and with them every tensor read so far.
         message = str(error)
     raise BadCheckpoint(message)
 
 
-def _read_network(config: ModelConfig, reader: _Reader) -> Network:
-    embedding = reader.embedding("model.embed_tokens")
+def _read_network(config: ModelConfig, reader: _Reader, feed_tokens: int, has_host_table: bool) -> Network:
+    embedding = (reader.host_table if has_host_table else reader.embedding)("model.embed_tokens")
     return Network(
         config=config,
         dtype=reader.dtype,
         device=reader.device,
         embedding=embedding,
-        layers=tuple(_layer(config, index, reader) for index in range(config.num_hidden_layers)),
+        layers=tuple(_layer(config, index, reader, feed_tokens) for index in range(config.num_hidden_layers)),
         final_norm=reader.tensor("model.norm"),
         head=embedding if config.tie_word_embeddings else reader.weight("lm_head"),
     )
@@ -128,6 +137,10 @@ class _Reader:
         packed = self._packed(module).to(self.device)
         return packed.unpack() if self._unpack else packed
 
+    def host_table(self, module: str) -> Embedding:
+        """As `embedding`, in page-locked host memory."""
+        return _Reader(self._source, self.dtype, torch.device("cpu"), self._unpack).embedding(module).pinned()
+
     def projections(self, at: str, *names: str) -> Projections:
         """Weights that multiply the same input."""
         return together([self.weight(f"{at}.{name}") for name in names], self.device)
@@ -147,7 +160,7 @@ class _Reader:
         return weight
 
 
-def _layer(config: ModelConfig, index: int, reader: _Reader) -> Layer:
+def _layer(config: ModelConfig, index: int, reader: _Reader, feed_tokens: int) -> Layer:
     at = f"model.layers.{index}"
     make = _sparse_layer if config.mixer_types[index] == "sparse" else _lightning_layer
     return Layer(
@@ -157,6 +170,7 @@ def _layer(config: ModelConfig, index: int, reader: _Reader) -> Layer:
         feed_forward=FeedForward(
             gate_up=reader.projections(f"{at}.mlp", "gate_proj", "up_proj"),
             down_proj=reader.weight(f"{at}.mlp.down_proj"),
+            slice_tokens=feed_tokens,
         ),
     )
 

@@ -138,6 +138,12 @@ def weight_bytes(config: ModelConfig, item_bytes: int, *, unpacked: bool = False
     return sum(module_bytes(module, config, item_bytes) for module in modules(config))
 
 
+def table_bytes(config: ModelConfig, item_bytes: int, *, unpacked: bool = False) -> int:
+    """The embedding table's part of `weight_bytes`."""
+    table = modules(config)[0]
+    return prod(table.shape) * item_bytes if unpacked else module_bytes(table, config, item_bytes)
+
+
 def _format_of(module: Module, config: ModelConfig) -> Format:
     if module.kind is None or config.quantization is None:
         return "bf16"

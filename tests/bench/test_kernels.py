@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -12,12 +15,15 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from salalocal.bench import kernels
-from salalocal.bench.clock import Ceilings
+from salalocal.bench.clock import Ceilings, milliseconds
 from salalocal.bench.kernels import Row, measured
 from salalocal.bench.picture import draw_picture, write_picture
 from salalocal.cli.app import app
+from salalocal.cli.bench import _line
 from salalocal.errors import InvalidRequest
-from salalocal_kernels.gpu.bench.cases import Case
+from salalocal_kernels.gpu import bench
+from salalocal_kernels.gpu.bench import peers
+from salalocal_kernels.gpu.bench.cases import Case, Peer
 from salalocal_kernels.gpu.bench.selections import BLOCK, LOCAL, PICKS, selection
 
 CEILINGS = Ceilings("a card", 2e12, 5e10, {"bf16": 1e14})
@@ -44,8 +50,54 @@ def test_rows_from_host_memory_are_held_to_the_bus(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_peer_is_timed_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = timed(monkeypatch, Case("k", "s", lambda: None, 1, peer=("other", lambda: 1)), 2.0, peer=6.0)
-    assert (row.peer, row.peer_ms) == ("other", 6.0)
+    row = timed(monkeypatch, Case("k", "s", lambda: None, 1, peer=Peer("other", lambda: lambda: 1)), 2.0, peer=6.0)
+    assert (row.peer, row.peer_ms, row.peer_error) == ("other", 6.0, None)
+
+
+def test_a_peer_that_fails_is_said_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare() -> Callable[[], object]:
+        raise ImportError("built for another card\nat length")
+
+    row = timed(monkeypatch, Case("k", "s", lambda: None, 1, peer=Peer("other", prepare)), 2.0)
+    assert (row.milliseconds, row.peer_ms, row.peer_error) == (2.0, None, "ImportError: built for another card")
+    assert _line(row).endswith("other: ImportError: built for another card")
+
+
+class Module:
+    """Stands in for a module of cases."""
+
+    def __init__(self, *names: str) -> None:
+        self.cases = lambda: [Case(name, "s", lambda: None, 1) for name in names]
+
+
+@pytest.fixture
+def _two_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(kernels, "measure_ceilings", lambda: CEILINGS)
+    monkeypatch.setattr(kernels, "milliseconds", lambda _call, _turns: 1.0)
+    for name, module in (("lightning", Module("one", "two")), ("sparse", Module()), ("packed", Module("one"))):
+        monkeypatch.setattr(bench, name, module, raising=False)
+        monkeypatch.setitem(sys.modules, f"{bench.__name__}.{name}", module)
+
+
+@pytest.mark.usefixtures("_two_kernels")
+def test_missing_peers_are_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "_is_there", lambda module: module == "fla")
+    result = CliRunner().invoke(app, ["bench", "kernels"])
+    assert result.exit_code == 0
+    assert result.output.count("bitsandbytes") == 1
+    assert "fla-core" not in result.output
+    assert [line.split()[0] for line in result.output.splitlines()[-3:]] == ["one", "two", "one"]
+
+
+@pytest.mark.usefixtures("_two_kernels")
+@pytest.mark.parametrize("only", ["two", "two s"])
+def test_one_kernel_alone(only: str) -> None:
+    result = CliRunner().invoke(app, ["bench", "kernels", "--only", only])
+    assert [line.split()[0] for line in result.output.splitlines()[-2:]] == ["kernel", "two"]
+    result = CliRunner().invoke(app, ["bench", "kernels", "--only", "three"])
+    assert str(result.exception) == "no row begins with 'three'; there are one, two"
 
 
 @pytest.mark.parametrize(("shared", "kept"), [(0.64, 0.64), (0.0, 0.0)])
@@ -80,3 +132,16 @@ def test_without_a_gpu_it_says_so() -> None:
     result = CliRunner().invoke(app, ["bench", "kernels"])
     assert isinstance(result.exception, InvalidRequest)
     assert "NVIDIA GPU" in str(result.exception)
+
+
+@pytest.mark.gpu
+def test_the_host_is_not_timed_on_a_gpu() -> None:
+    x = torch.zeros(16, device="cuda")
+
+    def launched_slowly() -> None:
+        begun = perf_counter()
+        while perf_counter() < begun + 60e-6:
+            pass
+        x.add_(1)
+
+    assert milliseconds(launched_slowly) < 0.03

@@ -24,14 +24,17 @@ from salalocal.bench.long_peer import time_peer
 from salalocal.bench.long_rows import LongRow, LongTable, Traffic
 from salalocal.bench.made_model import make_network, released_config
 from salalocal.bench.scoring import scoring_seconds
+from salalocal.bus_times import Bus
 from salalocal.engine.sampling import Sampler, Sampling
 from salalocal.engine.session import Session
 from salalocal.errors import EngineFailure, InvalidRequest
 from salalocal.model.network import Network
+from salalocal.times import Rates, predict
 from salalocal_kernels import watch
 
 CPU = torch.device("cpu")
 PLAN = Plan(lengths=(256, 128), selections=("own", "replayed", "all-new"), chunk_tokens=64, steps=3)
+RATES = Rates(1e12, 1e10, 1e7, 9e10, 4e10, 3e10, 0.002)
 SHAPE = DenseShape(layers=2, hidden=48, heads=6, kv_heads=2, head_dim=8, feed_forward=80, vocab=97)
 
 
@@ -160,12 +163,30 @@ def test_out_of_memory_is_a_row(network: Network, monkeypatch: pytest.MonkeyPatc
     assert missing(plan, table, "a card") == []
 
 
+def test_chunks_that_had_to_be_halved_are_no_row(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, calls = Network.read, []
+
+    def read_but_once(self: Network, ids: Tensor, cache: object, *rest: object, **named: object) -> object:
+        if cache.length >= 128 and len(ids) > 1 and not calls:  # type: ignore[attr-defined]
+            calls.append(1)
+            raise torch.OutOfMemoryError
+        return read(self, ids, cache, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Network, "read", read_but_once)
+    short, whole = rows_of(network, replace(PLAN, selections=("own",)), LongTable(None))
+    assert (short.note, whole.note, whole.ttft_seconds) == ("", "out of memory", None)
+
+
 def test_what_a_session_moves_is_told(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions that keep K/V in main memory count."""
 
     class Counting(Session):
         class traffic:
             hits, misses, bytes, streamed_bytes, pin_seconds = 0, 0, 0, 0, 0.25
+
+        def _read_chunk(self, *arguments: object) -> None:
+            self.traffic.pin_seconds += 0.5
+            super()._read_chunk(*arguments)  # type: ignore[arg-type]
 
         def _step(self, *arguments: object) -> object:
             self.traffic.hits += 87
@@ -175,11 +196,33 @@ def test_what_a_session_moves_is_told(network: Network, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(long, "Session", Counting)
     (row,) = rows_of(network, replace(PLAN, lengths=(128,), selections=("own",)))
-    assert row.pin_seconds == 0.25
+    assert row.pin_seconds == 1.0, "of its two chunks; not what was pinned for those of the warm-up"
     assert row.prefill_traffic == Traffic(0, 0, 0)
     assert row.prefill_traffic.hit_rate is None
     assert row.decode_traffic == Traffic(3 * 87, 3 * 13, 3000)
     assert row.decode_traffic.hit_rate == pytest.approx(0.87)
+
+
+def test_the_plan_stands_beside_what_was_measured(network: Network) -> None:
+    plan = replace(PLAN, lengths=(128,), selections=("own",), rates=RATES)
+    (row,) = rows_of(network, plan)
+    told = predict(network.config, RATES, 128, 64, 4, unpacked=False)
+    assert (row.planned_seconds, row.planned_tokens_per_second) == (told.first_token_seconds, told.tokens_per_second)
+    assert row.ttft_seconds is not None
+    assert row.plan_ratio == pytest.approx(told.first_token_seconds / row.ttft_seconds)
+    assert row.plan_decode_ratio is not None
+
+
+def test_no_plan_without_its_rates(network: Network) -> None:
+    row = LongRow("salalocal", 128, "own", "fp8", None, 64, False, "a card", "a run")
+    for plan in (PLAN, replace(PLAN, rates=RATES, prefill="fp8"), replace(PLAN, rates=RATES, kv_budget=1 << 20)):
+        assert long._planned(row, network, plan) == row
+        assert (row.plan_ratio, row.plan_decode_ratio) == (None, None)
+    away = replace(PLAN, rates=replace(RATES, bus=Bus(1e9, 1e9, 1e9, 1e-5, 1e-8)), kv_budget=1 << 20)
+    there, here = (long._planned(row, network, plan) for plan in (away, replace(away, kv_budget=None)))
+    assert there.planned_tokens_per_second is not None
+    assert here.planned_tokens_per_second is not None
+    assert there.planned_tokens_per_second < here.planned_tokens_per_second
 
 
 def test_nan_is_no_time(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +245,7 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, text: str) -> No
 def test_a_row_comes_back_from_its_file(tmp_path: Path) -> None:
     row = LongRow(
         "salalocal", 1 << 20, "replayed", "fp8", 8 << 30, 8192, True, "a card", "a run", 42.0, 3.0, 64, 7 << 30,
-        "process", 9 << 30, 5 << 30, 1.5, Traffic(1, 2, 3), Traffic(4, 5, 6), {"flash": 2.0}, "a note",
+        "process", 9 << 30, 5 << 30, 1.5, Traffic(1, 2, 3), Traffic(4, 5, 6), {"flash": 2.0}, "a note", 40.0, 320.0,
     )  # fmt: skip
     table = LongTable(tmp_path / "rows.json")
     table.runs["a run"] = {"torch": "2"}
@@ -210,6 +253,17 @@ def test_a_row_comes_back_from_its_file(tmp_path: Path) -> None:
     again = LongTable(tmp_path / "rows.json")
     assert (again.rows, again.runs) == ([row], table.runs)
     assert again.as_data() == json.loads((tmp_path / "rows.json").read_text())
+
+
+def test_rows_from_before_there_were_plans(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    table = LongTable(path)
+    table.add(measured(1 << 16, 2.0))
+    data = json.loads(path.read_text())
+    for name in ("planned_seconds", "planned_tokens_per_second"):
+        del data["rows"][0][name]
+    path.write_text(json.dumps(data))
+    assert LongTable(path).rows == table.rows
 
 
 def measured(tokens: int, seconds: float, **other: object) -> LongRow:

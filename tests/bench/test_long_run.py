@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from made_sizes import small_config
 
+from salalocal import machine
 from salalocal.bench import long_run
 from salalocal.bench.clock import Ceilings
 from salalocal.bench.dense_peer import DensePeer, DenseShape
@@ -20,6 +22,7 @@ from salalocal.bench.long_rows import LongRow, LongTable
 from salalocal.bench.long_run import time_long
 from salalocal.bench.made_model import make_network
 from salalocal.errors import DoesNotFit, InvalidRequest
+from salalocal.times import Rates
 
 CPU = torch.device("cpu")
 CEILINGS = Ceilings("a card", 2e12, 5e10, {"bf16": 7e14})
@@ -42,7 +45,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     monkeypatch.setattr(long_run, "released_config", lambda: config)
     monkeypatch.setattr(long_run, "cap", lambda _, most, weights, name: found.append(("cap", most, weights > 0, name)))
 
-    def make(*_: object) -> object:
+    def make(*_: object, **_options: object) -> object:
         found.append(("model",))
         return make_network(config, torch.float32, CPU)
 
@@ -78,6 +81,21 @@ def test_ours_under_the_cap_then_the_peer_without(calls: list[tuple[object, ...]
     calls.clear()
     run(plan, (32,), LongTable(tmp_path / "rows.json"))
     assert calls == [cap, ("no cap",), ("peer",)]
+
+
+@pytest.mark.usefixtures("calls")
+def test_rates_of_this_card_are_taken_where_they_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = Rates(1e12, 1e10, 1e7, 9e10, 4e10, 3e10, 0.002)
+    asked: list[tuple[str, str]] = []
+
+    def recall(kind: str, name: str) -> object:
+        asked.append((kind, name))
+        return SimpleNamespace(rates=rates)
+
+    monkeypatch.setattr(machine, "recall", recall)
+    (row,) = run(Plan((128,), chunk_tokens=64, steps=2), (), LongTable(None))
+    assert asked == [("cuda", "a card")]
+    assert row.planned_seconds is not None
 
 
 def test_weights_above_the_cap(calls: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import torch
 import salalocal
 from salalocal import times
 from salalocal.bench import machine as bench
+from salalocal.engine.engine import device_name
 from salalocal.machine import Machine, recall, save
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "models"
@@ -35,12 +36,13 @@ def measured() -> Machine:
 
 def test_what_is_measured(measured: Machine) -> None:
     assert (measured.device, measured.model) == ("cpu", "salalocal-pocket")
-    assert measured.device_name == bench.device_name(torch.device("cpu"))
+    assert measured.device_name == device_name(torch.device("cpu"))
     assert [reading.position for reading in measured.readings] == [0, 700, 1500]
     assert [reading.decode_steps_per_second is None for reading in measured.readings] == [True, False, False]
     assert (measured.hardware.pinned_bytes_per_second, measured.hardware.pageable_bytes_per_second) == (None, None)
     assert measured.hardware.matmul_flop_per_second > measured.hardware.read_bytes_per_second > 1e6
-    assert all(math.isfinite(rate) and rate >= 0 for rate in vars(measured.rates).values())
+    assert all(math.isfinite(rate) and rate >= 0 for rate in vars(measured.rates).values() if isinstance(rate, float))
+    assert (measured.rates.bus, measured.rates.narrow_flop) == (None, {})
     assert 0 <= measured.others_share <= 1
     age = datetime.now(UTC) - datetime.fromisoformat(measured.measured_at).replace(tzinfo=UTC)
     assert 0 <= age.total_seconds() < 600

@@ -65,6 +65,45 @@ def test_forks_write_to_their_own() -> None:
     assert torch.equal(three.upto(24), numbered(0, 5))
 
 
+@pytest.mark.parametrize("first", ["the forked one", "the fork"])
+def test_who_was_forked_stays_where_it_is(first: str) -> None:
+    one = level()
+    write(one, 0, numbered(0, 5))
+    before, two = one.storage, one.fork()
+    three, again = two.fork(), one.fork()
+    for keys, start in [(one, 5), (two, 4)] if first == "the forked one" else [(two, 4), (one, 5)]:
+        write(keys, start, numbered(start, 6, sign=-1))
+    assert one.storage is before
+    assert torch.equal(one.upto(28)[:, 5:], numbered(5, 6, sign=-1))
+    assert torch.equal(two.upto(28)[:, 4:], numbered(4, 6, sign=-1))
+    for keys in (three, again):
+        assert torch.equal(keys.upto(24), numbered(0, 5))
+    assert three.storage.data_ptr() == again.storage.data_ptr() != before.data_ptr(), "one copy for all that only read"
+
+
+def test_a_fork_that_is_gone_costs_no_copy() -> None:
+    one = level()
+    write(one, 0, numbered(0, 5))
+    two = one.fork()
+    write(two, 5, numbered(5, 6, sign=-1))
+    three = one.fork()
+    del three
+    copies = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "clone", lambda *_: copies.append(1))
+        write(one, 5, numbered(5, 6))
+    assert not copies
+
+
+def test_what_grows_leaves_the_old_storage_to_its_forks() -> None:
+    one = level()
+    write(one, 0, numbered(0, 5))
+    before, two = one.storage, one.fork()
+    write(one, 5, numbered(5, 200))
+    assert two.storage is before
+    assert torch.equal(two.upto(24), numbered(0, 5))
+
+
 def test_bytes_follow_the_storage() -> None:
     keys = level()
     assert keys.nbytes == 0

@@ -53,6 +53,17 @@ def test_memory_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.capacity == 32
 
 
+def test_seconds_of_registering_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([1.0, 1.5, 2.0, 2.25])
+    monkeypatch.setattr(host_memory, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(host_memory, "register", lambda *_: "")
+    monkeypatch.setattr(host_memory, "unregister", lambda *_: None)
+    memory = HostMemory(1, (1, 2, 4, 4), torch.float32, torch.device("meta"), segment_bytes=1 << 12)
+    memory.reserve(33)
+    assert memory.pin_seconds == 0.75
+    assert store().traffic.pin_seconds == 0, "nothing is registered for a processor"
+
+
 def test_what_slots_held_of_a_page_is_forgotten() -> None:
     tiers = store()
     cache = TieredCache(tiers)

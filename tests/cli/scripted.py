@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import salalocal
 from salalocal.errors import Cancelled, ContextTooLong
+from salalocal.times import Times
 
 CHUNK = 4
 
@@ -51,7 +52,8 @@ class ScriptedSession:
 
 @dataclass
 class ScriptedEngine:
-    """`answer`: the words every question gets. `limit`: most tokens a session may hold, `trained`: at which length."""
+    """`answer`: the words every question gets. `limit`: most tokens a session may hold, `trained`: at which length.
+    `times`, `remedy`: what is expected of any prompt, and said of one that does not fit."""
 
     answer: str = "The harbour was built in 1893."
     limit: int = 100_000
@@ -61,6 +63,8 @@ class ScriptedEngine:
     on_word: Callable[[], None] = nothing
     on_chunk: Callable[[], None] = nothing
     prompts: list[list[salalocal.Message]] = field(default_factory=list)
+    times: Times | None = None
+    remedy: str | None = None
     loaded_as: tuple[object, ...] = ()
     samplings: list[salalocal.Sampling] = field(default_factory=list)
     _words: dict[str, int] = field(default_factory=dict)
@@ -70,6 +74,14 @@ class ScriptedEngine:
 
     def length_note(self, tokens: int) -> str | None:
         return f"{tokens:,} tokens are more than it was trained at" if tokens > self.trained else None
+
+    def expected_times(self, tokens: int) -> Times | None:
+        del tokens
+        return self.times
+
+    def way_out(self, tokens: int) -> str | None:
+        del tokens
+        return self.remedy
 
     def check_fits(self, needed: int) -> None:
         if needed > self.limit:
@@ -98,6 +110,7 @@ class ScriptedEngine:
         documents: Sequence[salalocal.Document],
         sampling: salalocal.Sampling,
         cancel: threading.Event | None = None,
+        on_prompt: Callable[[int], None] | None = None,
     ) -> Iterator[object]:
         self.prompts.append(list(messages))
         self.samplings.append(sampling)
@@ -109,6 +122,8 @@ class ScriptedEngine:
             reused += 1
         session.ids = session.ids[:reused]
         self.check_fits(len(ids))
+        if on_prompt is not None:
+            on_prompt(len(ids))
         for start in range(reused, len(ids), CHUNK):
             if cancel is not None and cancel.is_set():
                 raise Cancelled(session.length)

@@ -10,6 +10,7 @@ import pytest
 from scripted import Run, ScriptedEngine
 
 import salalocal
+from salalocal.times import Times
 
 
 def press_ctrl_c() -> None:
@@ -244,6 +245,26 @@ def test_the_third_ctrl_c_does_not_wait_for_the_engine(run: Run, engine: Scripte
     engine.on_chunk = hook
     assert run("ask", book, "When was it built?").code == 130
     assert pressed == [0, 1, 2]
+
+
+def test_what_is_to_be_expected_is_said_before_reading(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    engine.times = Times(125.0, 30.0)
+    said: list[str] = []
+    engine.on_chunk = lambda: said.append("read")
+    outcome = run("ask", book, "When?")
+    assert "42 tokens: by this machine's rates they are read in about 2 min 05 s" in outcome.err
+    engine.limit = 30
+    refused = run("ask", book, "When?")
+    assert refused.code == 2
+    assert "by this machine's rates" not in refused.err
+    assert len(said) == 11
+
+
+def test_too_long_names_the_nearest_setting(run: Run, engine: ScriptedEngine, book: Path) -> None:
+    engine.limit, engine.remedy = 30, "packed ('salalocal quantize --format int4') it fits"
+    outcome = run("ask", book, "When?")
+    assert outcome.code == 2
+    assert outcome.error_lines[0].endswith("harbour.md (40); packed ('salalocal quantize --format int4') it fits")
 
 
 def test_too_long_names_both_numbers_and_what_to_drop(

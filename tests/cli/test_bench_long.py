@@ -78,6 +78,17 @@ def test_a_table_for_people(run: Run, asked: list[tuple[Plan, tuple[int, ...]]],
     assert (tmp_path / "long.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_plan_beside_a_row(
+    run: Run, asked: list[tuple[Plan, tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del asked
+    row = replace(OURS, ttft_seconds=10.0, planned_seconds=9.5, decode_ms=3.0, planned_tokens_per_second=340.0)
+    monkeypatch.setitem(globals(), "ROWS", [row])
+    assert "9.50 -5% 340 +2%" in " ".join(run("bench", "long").out.split())
+    (data,) = run("bench", "long", "--json").data["rows"]
+    assert (data["plan_ratio"], data["plan_decode_ratio"]) == (pytest.approx(0.95), pytest.approx(1.02))
+
+
 def test_everything_that_can_be_asked(run: Run, asked: list[tuple[Plan, tuple[int, ...]]], tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     words = ("--length", "1M,2M", "--selection", "own, all-new", "--prefill", "fp8", "--chunk", "16K", "--staged")

@@ -14,6 +14,7 @@ from scripted import Run
 
 from salalocal import machine as records
 from salalocal.bench import machine as bench
+from salalocal.bus_times import Bus
 from salalocal.byte_sizes import human_size
 from salalocal.machine import Hardware, Machine, Reading, record_path
 from salalocal.times import Rates
@@ -44,8 +45,8 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """How often the machine was measured; it has no GPU, an own home, and 64 GiB free."""
     monkeypatch.setenv("SALALOCAL_HOME", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(bench, "device_name", lambda _: CPU.device_name)
-    monkeypatch.setattr("salalocal.engine.engine.available_bytes", lambda _: 64 << 30)
+    monkeypatch.setattr("salalocal.engine.engine.device_name", lambda _: CPU.device_name)
+    monkeypatch.setattr("salalocal.engine.out_of_memory.available_bytes", lambda _: 64 << 30)
     calls: list[str] = []
 
     def measure(device: str = "auto", on_part: object = None) -> Machine:
@@ -77,6 +78,7 @@ def test_a_table_for_people(run: Run, measured: list[str]) -> None:
     assert labels == [
         "weights", "keys and values", "compressed keys", "linear states", "workspace", "together", "usable",
     ]  # fmt: skip
+    assert lines[10].split()[:4] == ["saved", "session", "-", "-"]
     assert "It fits; the longest context that does is " in outcome.out
     assert "The answer begins after about " in outcome.out
     assert "rates measured with salalocal-pocket on 2026-01-02 03:04:05 UTC (a processor, 2 cores)" in outcome.err
@@ -97,6 +99,7 @@ def test_one_json_object(run: Run, measured: list[str]) -> None:
     assert sum(data["bytes"]["host"].values()) == data["total_bytes"] <= data["usable_bytes"] == 64 << 30
     assert set(data["bytes"]["gpu"].values()) == {0}
     assert data["times"]["first_token_seconds"] > 0
+    assert data["saved_bytes"] > 64 * 1024 * 8192
     assert data["rates"]["measured_at"] == CPU.measured_at
     assert data["rates"]["sparse_flop"] == CPU.rates.sparse_flop
 
@@ -128,12 +131,28 @@ def test_8_bits_in_main_memory(run: Run, measured: list[str]) -> None:
     assert "kv in int8 is for K and V in main memory, and here all of them are on the device" in outcome.err
 
 
+def test_a_cap_on_the_gpu_here(run: Run, measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    del measured
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    card = replace(CPU, device="cuda", rates=replace(CPU.rates, bus=Bus(5e10, 5e10, 4e10, 1e-5, 1e-8)))
+    monkeypatch.setattr(bench, "measure_machine", lambda _: card)
+    outcome = run("plan", RELEASED, "--context", "1M", "--gpu-memory", "24GiB")
+    assert outcome.code == 0
+    assert "The answer begins after about " in outcome.out
+    assert "of the blocks that a step selects freely 87% are assumed to be on the GPU already" in outcome.err
+    assert "rates measured with our kernels at the sizes of MiniCPM-SALA on 2026-01-02" in outcome.err
+    records.save(replace(card, rates=CPU.rates))
+    outcome = run("plan", RELEASED, "--context", "1M", "--gpu-memory", "24GiB")
+    assert "The answer begins" not in outcome.out
+    assert "no times: CUDA did not register main memory" in outcome.err
+
+
 def test_a_small_gpu_that_is_not_here(run: Run, measured: list[str]) -> None:
     outcome = run("plan", RELEASED, "--context", "1M", "--gpu-memory", "8GiB")
     assert outcome.code == 1
     assert measured == []
     assert "It does not fit: 28.5 GiB are needed and 7.1 GiB usable. What does:" in outcome.out
-    assert "packed ('salalocal quantize --format int4'), 1,048,576 tokens in 6.4 GiB" in outcome.out
+    assert "packed ('salalocal quantize --format int4'), 1,048,576 tokens in 6.2 GiB" in outcome.out
 
 
 def test_nothing_fits(run: Run, measured: list[str]) -> None:
@@ -212,8 +231,12 @@ def test_bench_machine(run: Run, measured: list[str]) -> None:
 
 def test_a_gpus_way_from_main_memory(run: Run, measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     del measured
-    card = replace(CPU, device="cuda", hardware=Hardware(7e14, 3e12, 2e12, 5e10, 1e10))
+    card = replace(CPU, device="cuda", hardware=Hardware(7e14, 3e12, 2e12, 5e10, 1e10, 4e10, 3e10, 9e14))
     monkeypatch.setattr(bench, "measure_machine", lambda *_: card)
     out = run("bench", "machine").out
     assert "from main memory, pinned  50.0 GB/s" in out
     assert "not pinned                10.0 GB/s" in out
+    assert "to main memory            40.0 GB/s" in out
+    assert "single blocks from there  30.0 GB/s" in out
+    assert "products in int8          900.0 TFLOP/s" in out
+    assert "fp8" not in out

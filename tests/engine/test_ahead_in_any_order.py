@@ -5,6 +5,7 @@ On a processor a step is not recorded; here it leaves its results where a replay
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch
 from replay import assert_same
 
 from salalocal.cache.session_cache import Checkpoint, SessionCache
+from salalocal.cache.tiered_store import TieredStore
 from salalocal.engine import decode_graph
 from salalocal.engine.decode_graph import DecodeGraph
 from salalocal.engine.engine import Engine
@@ -151,13 +153,19 @@ def one_thing(twins: list[Twins], draw: random.Random, monkeypatch: pytest.Monke
     return what
 
 
+@pytest.mark.parametrize("is_tiered", [False, True], ids=["on the device", "in host memory"])
 @pytest.mark.parametrize("seed", range(12))
 def test_a_session_is_one_that_never_began_ahead(
-    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seed: int
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seed: int, is_tiered: bool
 ) -> None:
     draw = random.Random(seed)
-    engine = make_engine(["sls", "lsl", "l", "s"][seed % 4], dtype="float64")
-    first = Twins(engine.new_session(), engine.new_session(), Sampling(temperature=draw.choice([0.0, 1.5]), seed=seed))
+    plain = make_engine(["sls", "lsl", "l", "s"][seed % 4], dtype="float64")
+    engine = copy.copy(plain)
+    layers = len(plain._network.config.sparse_layers)
+    if is_tiered and layers:
+        # Just as many slots as a token needs, and pieces of 7 blocks.
+        engine._tiers = TieredStore(layers, 2, 4, 4, torch.float64, torch.device("cpu"), 12, 7, 1 << 12)
+    first = Twins(engine.new_session(), plain.new_session(), Sampling(temperature=draw.choice([0.0, 1.5]), seed=seed))
     start = [draw.randrange(VOCABULARY) for _ in range(13)]
     first.both(lambda session: session.prefill(start))
     twins = [first]

@@ -33,14 +33,14 @@ def graphed(session: Session) -> Session:
 def recordings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The room of every step that is recorded, 8 tokens apart at least."""
     made: list[int] = []
-    record = DecodeGraph._record
+    begin = DecodeGraph._begin
 
     def count(self: DecodeGraph, cache: object, kind: object, room: tuple[int, int], held: object) -> None:
         made.append(room[1])
-        record(self, cache, kind, room, held)
+        begin(self, cache, kind, room, held)
 
     monkeypatch.setattr(decode_graph, "ROOM_TOKENS", 8)
-    monkeypatch.setattr(DecodeGraph, "_record", count)
+    monkeypatch.setattr(DecodeGraph, "_begin", count)
     return made
 
 
@@ -132,12 +132,13 @@ def test_a_step_is_recorded_again_only_where_something_moved(make_engine: MakeEn
     session.prefill(random_ids(41))
     session.step(1)
     assert len(recordings) == 4, "going back and reading on moves nothing"
-    fork = session.fork()
+    fork = graphed(session.fork())
     session.step(1)
-    assert len(recordings) == 5, "the compressed keys are shared, and this session is going to write"
+    assert len(recordings) == 4, "who was forked stays where it is"
     fork.step(1)
     session.step(2)
-    assert len(recordings) == 5
+    fork.step(2)
+    assert len(recordings) == 5, "the fork's own"
 
 
 def test_what_was_read_is_told(make_engine: MakeEngine, recordings: list[int]) -> None:
@@ -313,7 +314,7 @@ def test_a_model_that_cannot_be_recorded_goes_the_ordinary_way(
     def refuse(*_: object) -> None:
         raise CannotRecord("block_scores: heads of 24 channels")
 
-    monkeypatch.setattr(DecodeGraph, "_record", refuse)
+    monkeypatch.setattr(DecodeGraph, "_begin", refuse)
     for session in (one, other):
         session.prefill(random_ids(30))
         session.step(1)

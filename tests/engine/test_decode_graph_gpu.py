@@ -16,6 +16,7 @@ from salalocal.engine.decode_graph import DecodeGraph
 from salalocal.engine.engine import Engine
 from salalocal.engine.sampling import Sampler, Sampling
 from salalocal.engine.session import Session
+from salalocal.model.network import Network
 
 pytestmark = [
     pytest.mark.gpu,
@@ -129,6 +130,56 @@ def test_steps_begun_ahead_are_exact(load: Callable[..., Engine]) -> None:
     assert_same(one, other)
 
 
+def test_a_prompt_that_dies_behind_a_step_begun_ahead(
+    load: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has written its keys over the step's; and logits are copied only now that somebody asks for them."""
+    engine = load("bfloat16")
+    one, other = engine.new_session(), engine.new_session()
+    for session in (one, other):
+        session.prefill(random_ids(70))
+    sampler, again = Sampler(Sampling()), Sampler(Sampling())
+    tokens = [3]
+
+    def answer() -> None:
+        for _ in range(9):
+            tokens.append(one.step_and_choose(tokens[-1], sampler))
+            assert tokens[-1] == again(other.step(tokens[-2]))
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    answer()
+    assert one.launched == one.length + 1
+    with monkeypatch.context() as patch:
+        patch.setattr(Network, "logits", die)
+        with pytest.raises(KeyboardInterrupt):
+            one.prefill([1, 2, 3])
+    assert_same(one, other)
+    answer()
+    assert_same(one, other)
+
+
+def test_the_first_steps_are_taken_before_any_is_recorded(load: Callable[..., Engine]) -> None:
+    """And are bit-equal to those of a session whose graphs are there."""
+    engine = load("bfloat16")
+    session = engine.new_session()
+    session.prefill(random_ids(70))
+    start, tokens = session.checkpoint(), random_ids(6, seed=1)
+    first, recorded = [], []
+    for token in tokens:
+        first.append(session.step(token))
+        assert session._decoder is not None
+        assert session._decoder._sides is not None
+        recorded.append(sum(side.graph is not None for side in session._decoder._sides))
+    assert recorded == [0, 0, 1, 2, 2, 2]
+    session.rewind(start)
+    for token, expected in zip(tokens, first, strict=True):
+        assert torch.equal(session.step(token), expected)
+    fork = session.fork()
+    assert torch.equal(fork.step(3), session.step(3))
+
+
 def test_going_back_is_exact(load: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit-equal to sessions that were given only what is left, also across the edge of a room."""
     monkeypatch.setattr(decode_graph, "ROOM_TOKENS", 16)
@@ -158,9 +209,11 @@ def test_going_back_is_exact(load: Callable[..., Engine], monkeypatch: pytest.Mo
 def test_a_replay_waits_for_nothing(load: Callable[..., Engine]) -> None:
     session = load("bfloat16").new_session()
     session.prefill(random_ids(70))
-    session.step(1)
+    for token in (1, 2, 3, 4):
+        session.step(token)
     decoder = session._decoder
     assert decoder is not None
+    assert is_recorded(session)
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -169,13 +222,28 @@ def test_a_replay_waits_for_nothing(load: Callable[..., Engine]) -> None:
         torch.cuda.set_sync_debug_mode(before)
 
 
+def test_an_answer_waits_for_its_tokens_only(load: Callable[..., Engine]) -> None:
+    """Also where a block begins: three of them in 40 tokens."""
+    session, sampler, token = load("bfloat16").new_session(), Sampler(Sampling()), 3
+    session.prefill(random_ids(70))
+    before = torch.cuda.get_sync_debug_mode()
+    try:
+        for number in range(44):
+            if number == 4:
+                torch.cuda.set_sync_debug_mode("error")
+            token = session.step_and_choose(token, sampler)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    assert session.length == 114
+
+
 def test_the_embedded_model() -> None:
     """The model of the package decodes as one graph."""
     engine = salalocal.load("salalocal-pocket", device="cuda")
     session = engine.new_session()
     with salalocal_kernels.watch() as served:
         session.prefill(random_ids(3000, seed=1))
-        for token in (1, 2, 3):
+        for token in (1, 2, 3, 4):
             session.step(token)
     assert served.fallbacks == {}
     assert is_recorded(session)

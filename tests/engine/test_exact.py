@@ -156,7 +156,7 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
 @pytest.mark.parametrize(("module", "op", "call"), PLACES, ids=str)
 def test_a_chunk_that_dies_leaves_no_trace(
     make_engine: MakeEngine,
@@ -202,11 +202,11 @@ def test_a_step_that_dies_leaves_no_trace(make_engine: MakeEngine, monkeypatch: 
     tracked.read(random_ids(30))
 
     def die(*_: object) -> object:
-        raise MemoryError
+        raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
         patch.setattr("salalocal.model.network.Network.logits", die)
-        with pytest.raises(MemoryError):
+        with pytest.raises(ZeroDivisionError):
             tracked.session.step(3)
     tracked.check()
     tracked.read([7])

@@ -15,8 +15,8 @@ from naive_sala import tiny_config, write_model
 
 import salalocal
 from salalocal.engine import gpu_memory
-from salalocal.engine.engine import available_bytes
 from salalocal.engine.gpu_memory import Held, allowed_bytes, cap, held, lift_cap, outside_bytes, peak_bytes
+from salalocal.engine.out_of_memory import available_bytes
 from salalocal.errors import DoesNotFit, InvalidRequest
 
 GIB, MIB = 1 << 30, 1 << 20

@@ -16,6 +16,7 @@ from replay import assert_same
 
 import salalocal
 from salalocal.cache.session_cache import SessionCache
+from salalocal.cache.tiered_attention import TieredAttention
 from salalocal.cache.tiered_store import TieredStore
 from salalocal.engine.decode_graph import DecodeGraph
 from salalocal.engine.engine import Engine
@@ -246,6 +247,32 @@ def test_saved_while_it_reads(tiered: Callable[..., Engine], tmp_path: Path) -> 
     one.prefill(random_ids(150), 30, checkpoints_at=[60])
     one._saves._behind.wait()  # type: ignore[union-attr]
     assert_same(tiered().restore(tmp_path / "saved"), one)
+
+
+def test_a_chunk_that_runs_out_of_memory_is_halved(tiered: Callable[..., Engine]) -> None:
+    """In a layer whose history comes in pieces, when its own pages are already on their way to the host."""
+    engine = tiered()
+    one, other, bystander = (engine.new_session() for _ in range(3))
+    for each in (one, other, bystander):
+        each.prefill(random_ids(101), 30, final_length=300)
+    pieces, calls = TieredAttention.pieces, []
+
+    def die_once(self: TieredAttention, blocks: torch.Tensor) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError
+        return pieces(self, blocks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TieredAttention, "pieces", die_once)
+        one.prefill(random_ids(60, seed=1), 40, final_length=300)
+    assert len(calls) > 2
+    # Takes the pages that were given back.
+    bystander.prefill(random_ids(60, seed=2), 20, final_length=300)
+    other.prefill(random_ids(60, seed=1), 20, final_length=300)
+    assert_same(one, other)
+    assert torch.equal(one.prefill(random_ids(30), 30), other.prefill(random_ids(30), 30))
+    assert torch.equal(one.step(4), other.step(4))
 
 
 def test_cancelled_and_failed_chunks_leave_nothing(

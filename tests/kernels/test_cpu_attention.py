@@ -59,6 +59,14 @@ def test_however_many_blocks_go_together(
     check(strided(q), strided(pages), table, blocks, first, 0.3)
 
 
+@pytest.mark.parametrize(("queries", "reads"), [(7, 1 << 24), (2048, 300), (2048, 1)])
+def test_however_many_queries_go_together(queries: int, reads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_QUERIES", queries)
+    monkeypatch.setattr(module, "_READS", reads)
+    q, pages, table, blocks = problem(123, 40, 2, 3, 9, torch.float32, seed=1)
+    check(q, pages, table, blocks, 123, 0.3)
+
+
 @given(
     first=st.integers(0, 70),
     tokens=st.integers(1, 25),

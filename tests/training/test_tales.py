@@ -85,3 +85,20 @@ def test_every_tale_is_trained_on_or_held_out() -> None:
     blocks = sum(len(parse_tales(path.read_text("utf-8"), path.stem)) for path in TALES.glob("*.txt"))
     assert len(trained) > 6000
     assert 0.06 * blocks < len(unseen) < 0.11 * blocks
+
+
+def test_borrowed_questions_are_about_names_of_the_text_and_from_tales_that_are_not_told() -> None:
+    scene = TaleScene(lexicon(), tales(Split.TRAINED))
+    statements = scene.cells(20)
+    told = {ask.key[1] for statement in statements for ask in statement.asks}
+    text = " ".join(statement.text for statement in statements)
+    asks = scene.borrowed(60, Split.TRAINED)
+    assert len(asks) > 20
+    assert not any(ask.spans or ask.key[1] in told for ask in asks)
+    # A name may be of a statement that had no place any more.
+    named = [ask for ask in asks if any(value.split("=", 1)[1] in text for value in ask.key[3:])]
+    assert len(named) > 0.7 * len(asks)
+
+
+def test_nothing_is_borrowed_for_an_empty_text() -> None:
+    assert TaleScene(lexicon(), tales(Split.TRAINED)).borrowed(5, Split.TRAINED) == []

@@ -18,6 +18,9 @@ from salalocal_kernels.ref import attention
 # Logits that are there at once: few enough for the caches of two cores (2 MiB in float32), and so many that each
 # operation takes tenths of a millisecond, in which sharing it out among the cores is worth while.
 _LOGITS = 1 << 19
+# Queries at once, and at most so many times all blocks before them: a table says who reads what.
+_QUERIES = 2048
+_READS = 1 << 24
 # Larger sums of weights mean that some block holds logits so far above the shared ones that weights might overflow.
 _LARGEST_SUM = 2.0**96
 # No weight is smaller than 2^this, which still vanishes beside 1: float32 products near 2^-126 and below take a
@@ -38,10 +41,20 @@ def sparse_attention_prefill(
     in pieces on a processor but tests."""
     if lse is not None:
         return attention.sparse_attention_prefill(q, pages, page_table, blocks, first_position, scale, lse)
-    first_position = int(first_position)
+    first, out = int(first_position), torch.empty_like(q)
+    tile = max(1, min(_QUERIES, _READS // len(page_table)))
+    for start in range(0, len(q), tile):
+        taken = slice(start, start + tile)
+        _attend(q[taken], pages, page_table, blocks[:, taken], first + start, scale, out[taken])
+    return out
+
+
+def _attend(
+    q: Tensor, pages: Tensor, page_table: Tensor, blocks: Tensor, first_position: int, scale: float, out: Tensor
+) -> None:
+    """Some queries at once."""
     group, size = q.shape[1] // pages.shape[1], pages.shape[3]
     wide = torch.promote_types(q.dtype, torch.float32)
-    out = torch.empty_like(q)
     for head in range(pages.shape[1]):
         members = slice(head * group, (head + 1) * group)
         shared, readers = block_lists(blocks[head], first_position, size, _LOGITS // (group * size))
@@ -58,7 +71,6 @@ def sparse_attention_prefill(
             for some in readers:
                 rows.read_others(some)
         out[:, members] = rows.result().to(q.dtype)
-    return out
 
 
 class _Rows:

@@ -1,4 +1,7 @@
-"""The inputs of the next decode step, in one launch of one thread's work."""
+"""The inputs of the next decode step, in one launch of one thread's work.
+
+The host's copy of the token is written through its address: a copy by the driver would be one more node of the graph.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,18 @@ from salalocal_kernels.gpu.early import let_next_begin, overlapped, wait
 
 
 @triton.jit
-def _advance_kernel(inputs_ptr, chosen_ptr, IS_EARLY: tl.constexpr):
+def _advance_kernel(inputs_ptr, chosen_ptr, told_ptr, IS_EARLY: tl.constexpr):
     let_next_begin(IS_EARLY)
     wait(IS_EARLY)
-    tl.store(inputs_ptr, tl.maximum(tl.load(chosen_ptr), 0))
+    chosen = tl.load(chosen_ptr)
+    tl.store(told_ptr, chosen)
+    tl.store(inputs_ptr, tl.maximum(chosen, 0))
     tl.store(inputs_ptr + 1, tl.load(inputs_ptr + 1) + 1)
     tl.store(inputs_ptr + 3, tl.load(inputs_ptr + 3) + 1)
+    tl.store(inputs_ptr + 4, tl.load(inputs_ptr + 4) + 1)
 
 
-def advance(inputs: Tensor, chosen: Tensor) -> None:
-    """The op of `ref/advance.py`, same arguments and result; both contiguous."""
+def advance(inputs: Tensor, chosen: Tensor, told: Tensor) -> None:
+    """The op of `ref/advance.py`, same arguments and result; `inputs` contiguous."""
     assert inputs.is_contiguous()
-    _advance_kernel[(1,)](inputs, chosen, num_warps=1, **overlapped(inputs.device))
+    _advance_kernel[(1,)](inputs, chosen, told, num_warps=1, **overlapped(inputs.device))

@@ -33,7 +33,7 @@ _STAGES = 1
 _SLOTS = 4
 # How tensor cores multiply 4 bits where they can and where that was timed: on Hopper, 4096 x 4096, where of some twenty
 # variants this took the least time (docs/performance.md).
-_MMA = Mma(multiplied=3, ahead=256)
+_MMA = Mma(ahead=128, reach=3)
 _MMA_CARD = 90
 _MMA_MOST_WEIGHTS = 1 << 24
 # Registers of a thread. Fewer, by its rows, on an H100 for a program of packed_linear that takes a row at once and has

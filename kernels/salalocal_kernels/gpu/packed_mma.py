@@ -36,16 +36,17 @@ class Mma:
     """How the kernel goes about it; the compiler sees constants.
 
     Attributes:
-        multiplied: how many of a word's three shifts a multiplication does, by other units than a shift.
         ahead: a program sends for the words of the program so many further on, as far as the L2 cache, or where its own
             rows take several steps for those of the next step; 0 for neither. Early programs thereby send for what
             later ones, for which there is no room yet, will need. Capability 9.0.
+        reach: with more than 1 the first `ahead` programs send for the words of so many at that distance each, and the
+            others for none: programs for which there is room while the launch before ends then send for all.
         policy: how words pass through caches.
         is_full: ROWS divides the matrix.
     """
 
-    multiplied: int = 0
     ahead: int = 0
+    reach: int = 1
     policy: str = "evict_first"
     is_full: bool = False
 
@@ -63,7 +64,7 @@ def mma_rows(
     # Named one by one: Triton 3.6 takes a field of a constant for a plain value.
     POLICY: tl.constexpr = MMA.policy
     AHEAD: tl.constexpr = MMA.ahead
-    MULTIPLIED: tl.constexpr = MMA.multiplied
+    REACH: tl.constexpr = MMA.reach
     IS_FULL: tl.constexpr = MMA.is_full
     GROUP: tl.constexpr = 128
     SPAN: tl.constexpr = GROUP // 8
@@ -97,8 +98,10 @@ def mma_rows(
                 if ALL_QUADS > QUADS:
                     if start + QUADS < ALL_QUADS and first_row + ROWS <= rows_total:
                         _prefetch(words_ptr + (start + QUADS) * 4, ROWS, ALL_QUADS * 16, QUADS * 16)
-                elif first_row + (AHEAD + 1) * ROWS <= rows_total:
-                    _prefetch(words_ptr + AHEAD * (ROWS * ALL_QUADS * 4), 1, 0, ROWS * ALL_QUADS * 16)
+                elif REACH == 1 or first_row < AHEAD * ROWS:
+                    for distance in tl.static_range(AHEAD, AHEAD * (REACH + 1), AHEAD):
+                        if first_row + (distance + 1) * ROWS <= rows_total:
+                            _prefetch(words_ptr + distance * (ROWS * ALL_QUADS * 4), 1, 0, ROWS * ALL_QUADS * 16)
         words = ()
         scales = ()
         zeros = ()
@@ -130,7 +133,7 @@ def mma_rows(
                 new = ()
                 for pair in tl.static_range(COUNT // 2):
                     mine, other = columns[2 * pair][word], columns[2 * pair + 1][word]
-                    new += (_add_codes(mine, other, ones, b, all_sums[pair], 2 * half, MULTIPLIED),)
+                    new += (_add_codes(mine, other, ones, b, all_sums[pair], 2 * half),)
                 all_sums = new
         total = tl.where(has_result, tl.where(is_second, ones_sums[1], ones_sums[0]), 0.0)
         total += _from_lane(total, 1)
@@ -183,34 +186,20 @@ def _from_lane(value, DISTANCE: tl.constexpr):
 
 
 @triton.jit
-def _add_codes(mine, other, ones, b, sums, PLANE: tl.constexpr, MULTIPLIED: tl.constexpr):
+def _add_codes(mine, other, ones, b, sums, PLANE: tl.constexpr):
     """Planes PLANE and PLANE + 1, each with the plane 4 further on, of words of two rows, times b."""
-    a0 = _codes(mine, ones, PLANE, MULTIPLIED)
-    a1 = _codes(other, ones, PLANE, MULTIPLIED)
-    a2 = _codes(mine, ones, PLANE + 1, MULTIPLIED)
-    a3 = _codes(other, ones, PLANE + 1, MULTIPLIED)
+    a0 = _codes(mine, ones, PLANE)
+    a1 = _codes(other, ones, PLANE)
+    a2 = _codes(mine, ones, PLANE + 1)
+    a3 = _codes(other, ones, PLANE + 1)
     return _mma(a0, a1, a2, a3, b[0], b[1], sums)
 
 
 @triton.jit
-def _codes(words, ones, PLANE: tl.constexpr, MULTIPLIED: tl.constexpr):
+def _codes(words, ones, PLANE: tl.constexpr):
     """Planes PLANE and PLANE + 4 as pairs of bfloat16; 128 is added to each."""
-    if PLANE == 0:
-        moved = words
-    elif PLANE > MULTIPLIED or _INTERPRETED:
-        moved = words >> (4 * PLANE)
-    else:
-        # ptxas would not make this of a shift, nor a shift of this.
-        moved = tl.inline_asm_elementwise(
-            "mul.hi.u32 $0, $1, $2;", "=r,r,n", [words, _factor(PLANE)], dtype=tl.int32, is_pure=True, pack=1
-        )
+    moved = words if PLANE == 0 else words >> (4 * PLANE)
     return (moved & 0x000F000F) | ones
-
-
-@triton.constexpr_function
-def _factor(plane: int) -> int:
-    """What moves a plane to the lowest bits of a product's upper half."""
-    return 1 << (32 - 4 * plane)
 
 
 @triton.jit

@@ -17,17 +17,20 @@ from salalocal_kernels.gpu.early import let_next_begin, overlapped, wait
 _NUMBERS = 2048
 _WARPS_MANY = 8
 _WARPS_ONE = 16
+# Neighbouring numbers of a thread: a load of x. Were they those of a load of 16-bit numbers, all of a wider x would go
+# through shared memory on its way back.
+_RUN_BYTES = 16
 
 
 @triton.jit
 def _rms_norm_kernel(
     x_ptr, branch_ptr, weight_ptr, out_ptr, rows_total, columns, stride_xt, stride_xc, stride_bt, stride_bc,
-    RATIO: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, ADDS: tl.constexpr,
-    WIDE: tl.constexpr, IS_EARLY: tl.constexpr,
+    RATIO: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, RUN: tl.constexpr,
+    ADDS: tl.constexpr, WIDE: tl.constexpr, IS_EARLY: tl.constexpr,
 ):  # fmt: skip
     let_next_begin(IS_EARLY)
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    at = tl.arange(0, BLOCK)[None, :]
+    at = tl.max_contiguous(tl.multiple_of(tl.arange(0, BLOCK), RUN), RUN)[None, :]
     inside = (rows < rows_total) & (at < columns)
     weight = tl.load(weight_ptr + at, mask=at < columns, other=0.0)
     wait(IS_EARLY)
@@ -68,6 +71,6 @@ def _launch(x: Tensor, branch: Tensor | None, ratio: float, weight: Tensor, eps:
     warps = max(1, min(_WARPS_ONE if rows == 1 else _WARPS_MANY, together * block // 256))
     _rms_norm_kernel[(triton.cdiv(rows, together),)](
         x, other, weight.contiguous(), out, rows, columns, x.stride(0), x.stride(1), other.stride(0), other.stride(1),
-        RATIO=ratio, EPS=eps, ROWS=together, BLOCK=block, ADDS=branch is not None,
+        RATIO=ratio, EPS=eps, ROWS=together, BLOCK=block, RUN=_RUN_BYTES // x.element_size(), ADDS=branch is not None,
         WIDE=tl.float64 if x.dtype == torch.float64 else tl.float32, num_warps=warps, **overlapped(x.device),
     )  # fmt: skip

@@ -17,23 +17,26 @@ def test_kernel_in_the_interpreter() -> None:
 def check_both() -> None:
     for op in (gpu.advance, ref.advance):
         for chosen, token in ((7, 7), (0, 0), (-1, 0)):
-            inputs = torch.tensor([3, 1 << 33, -5, 11])
-            op(inputs, torch.tensor([chosen]))
-            assert inputs.tolist() == [token, (1 << 33) + 1, -5, 12]
+            inputs, told = torch.tensor([3, 1 << 33, -5, 11, 1 << 34]), torch.tensor([99])
+            op(inputs, torch.tensor([chosen]), told)
+            assert inputs.tolist() == [token, (1 << 33) + 1, -5, 12, (1 << 34) + 1]
+            assert told.tolist() == [chosen]
 
 
 @pytest.mark.parametrize("capability", SHARED_BYTES)
 def test_compiles_for_every_card(capability: int) -> None:
-    inputs, chosen = (torch.empty(size, dtype=torch.int64, device="meta") for size in (4, 1))
-    (launch,) = launches(lambda: gpu.advance(inputs, chosen))
+    inputs, chosen, told = (torch.empty(size, dtype=torch.int64, device="meta") for size in (5, 1, 1))
+    (launch,) = launches(lambda: gpu.advance(inputs, chosen, told))
     assert_fits(launch, capability)
 
 
 @pytest.mark.gpu
 def test_on_the_card() -> None:
-    inputs = torch.tensor([3, 1 << 33, -5, 11], device="cuda")
-    gpu.advance(inputs, torch.tensor([9], device="cuda"))
-    assert inputs.tolist() == [9, (1 << 33) + 1, -5, 12]
+    for op in (gpu.advance, ref.advance):
+        inputs, told = torch.tensor([3, 1 << 33, -5, 11, 7], device="cuda"), torch.tensor([99]).pin_memory()
+        op(inputs, torch.tensor([9], device="cuda"), told)
+        assert inputs.tolist() == [9, (1 << 33) + 1, -5, 12, 8]
+        assert told.tolist() == [9]
 
 
 if __name__ == "__main__":

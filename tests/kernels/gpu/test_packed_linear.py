@@ -217,9 +217,9 @@ def test_float32_and_the_feed_forward_compile() -> None:
 
 
 TENSOR_CORES = {
-    "shifts": gpu.Mma(),
-    "products": gpu.Mma(multiplied=3),
-    "ahead": gpu.Mma(multiplied=3, ahead=256, policy=""),
+    "plain": gpu.Mma(),
+    "ahead": gpu.Mma(ahead=256, policy=""),
+    "ahead of all": gpu.Mma(ahead=128, reach=3),
 }
 
 
@@ -227,7 +227,7 @@ TENSOR_CORES = {
 def test_tensor_cores_compile(name: str) -> None:
     x = torch.empty(1, 4096, dtype=torch.bfloat16, device="meta")
     gate = packed(16384, 4096, "int4-128", "meta")
-    for capability in SHARED_BYTES if name == "products" else (86, 90):
+    for capability in SHARED_BYTES if name == "ahead of all" else (86, 90):
         is_early = capability >= 90
         early = {"IS_EARLY": True, "launch_pdl": True} if is_early else {"IS_EARLY": False}
         with (

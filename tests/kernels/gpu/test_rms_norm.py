@@ -52,7 +52,8 @@ def test_compiles_for_every_card(rows: int) -> None:
         (added,) = launches(lambda x=x, b=branch, w=weight: gpu.add_rms_norm(x, b, 0.25, w, 1e-6))  # type: ignore[misc]
         (plain,) = launches(lambda b=branch, w=weight: gpu.rms_norm(b, w, 1e-6))  # type: ignore[misc]
         for capability in SHARED_BYTES if columns == 4096 else (86, 90):
-            assert_fits(added, capability)
+            # The warps' sums and nothing of a row.
+            assert assert_fits(added, capability).shared_bytes <= 128
         assert_fits(plain, 90)
 
 

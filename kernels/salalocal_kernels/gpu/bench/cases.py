@@ -11,6 +11,19 @@ Selection = Literal["", "replayed", "all-new"]
 
 
 @dataclass(frozen=True)
+class Peer:
+    """Another implementation of an op.
+
+    Attributes:
+        name: whose, and what it is called there.
+        prepare: gives the call; whatever goes wrong in there or in the call is the peer's.
+    """
+
+    name: str
+    prepare: Callable[[], Callable[[], object]]
+
+
+@dataclass(frozen=True)
 class Case:
     """One row of the table.
 
@@ -24,7 +37,7 @@ class Case:
         selection: how the blocks that it reads were chosen.
         turns: calls that make a round through distinct data of more than the caches; they are timed in one CUDA graph.
             1 where one call is long enough to time and too large for the caches.
-        peer: name and call of another implementation of the same op.
+        peer: another implementation of the same op.
     """
 
     kernel: str
@@ -35,4 +48,4 @@ class Case:
     unit: Unit = "bf16"
     selection: Selection = ""
     turns: int = 1
-    peer: tuple[str, Callable[[], object]] | None = None
+    peer: Peer | None = None

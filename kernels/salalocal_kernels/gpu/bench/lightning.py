@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from salalocal_kernels.gpu.bench import peers
 from salalocal_kernels.gpu.bench.cases import Case
 from salalocal_kernels.gpu.lightning_decode import lightning_step
 from salalocal_kernels.gpu.lightning_prefill import lightning_prefill
@@ -27,6 +26,11 @@ LAYERS = 24
 def cases() -> list[Case]:
     """Prefill of a chunk, alone and with what stands around it, and one token."""
     return [*itertools.chain.from_iterable(_prefill(tokens) for tokens in (2048, 8192, 32768)), *_decode()]
+
+
+def around(tokens: int) -> Case:
+    """Prefill of a chunk with norms, RoPE and gate."""
+    return _prefill(tokens)[1]
 
 
 def _prefill(tokens: int) -> list[Case]:
@@ -47,7 +51,7 @@ def _prefill(tokens: int) -> list[Case]:
     bare = partial(lightning_prefill, q, k, v, slopes, DIM**-0.5, state)
     around = f"{shape}, with norms, RoPE and gate"
     return [
-        Case("lightning_prefill", shape, bare, 4 * rows, flop, peer=_fla_chunked(q, k, v, slopes, state)),
+        Case("lightning_prefill", shape, bare, 4 * rows, flop, peer=peers.chunked_lightning(q, k, v, slopes, state)),
         Case("lightning_prefill", around, whole, 5 * rows + table.nbytes, flop),
         Case("qk_norm_rope", shape, partial(qk_norm_rope, q, k, weight, weight, EPS, table), 4 * rows + table.nbytes),
         Case("norm_gate", shape, partial(norm_gate, v.flatten(1), out_weight, z.flatten(1), EPS), 3 * rows),
@@ -59,40 +63,16 @@ def _decode() -> list[Case]:
     weight, out_weight, gate = _random(DIM), _random(CHANNELS), _random(CHANNELS)
     table = rope_table(torch.tensor([100_000], device="cuda"), DIM, 10000.0)
     slopes = torch.tensor(lightning_slopes(HEADS), device="cuda")
-    states = itertools.cycle(torch.zeros(LAYERS, HEADS, DIM, DIM, device="cuda"))
+    states = torch.zeros(LAYERS, HEADS, DIM, DIM, device="cuda")
+    following = itertools.cycle(states)
     arrived = torch.zeros(1, dtype=torch.int32, device="cuda")
 
     def step() -> object:
-        return lightning_step(q, k, v, weight, weight, table, slopes, 0.1, next(states), out_weight, gate, EPS, arrived)
+        state = next(following)
+        return lightning_step(q, k, v, weight, weight, table, slopes, 0.1, state, out_weight, gate, EPS, arrived)
 
-    peer = _fla_recurrent(q, k, v, slopes, states)
+    peer = peers.recurrent_lightning(q, k, v, slopes, tuple(states))
     return [Case("lightning_step", "1 token", step, 2 * HEADS * DIM * DIM * 4, turns=LAYERS, peer=peer)]
-
-
-def _fla_chunked(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, state: Tensor
-) -> tuple[str, Callable[[], object]] | None:
-    if importlib.util.find_spec("fla") is None:
-        return None
-    from fla.ops.simple_gla import chunk_simple_gla
-
-    decay = -slopes.expand(1, q.shape[0], HEADS)
-    call = partial(
-        chunk_simple_gla, q[None], k[None], v[None], g=decay, initial_state=state[None], output_final_state=True
-    )
-    return "fla chunk_simple_gla", call
-
-
-def _fla_recurrent(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, states: itertools.cycle[Tensor]
-) -> tuple[str, Callable[[], object]] | None:
-    if importlib.util.find_spec("fla") is None:
-        return None
-    from fla.ops.simple_gla import fused_recurrent_simple_gla
-
-    one = (x[None, None] for x in (q, k, v))
-    call = partial(fused_recurrent_simple_gla, *one, g=-slopes.expand(1, 1, HEADS), output_final_state=True)
-    return "fla fused_recurrent_simple_gla", lambda: call(initial_state=next(states)[None])
 
 
 def _random(*shape: int) -> Tensor:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from salalocal_kernels.gpu.bench import peers
 from salalocal_kernels.gpu.bench.cases import Case, Unit
 from salalocal_kernels.gpu.gather_rows import gather_rows
 from salalocal_kernels.gpu.packed_linear import packed_linear, packed_silu_mul
@@ -41,39 +41,43 @@ _UNITS: dict[torch.dtype, Unit] = {torch.int8: "int8", torch.float8_e4m3fn: "fp8
 
 def cases() -> list[Case]:
     """One token, then a chunk; bytes count weights, scales and activations once."""
-    return [*_decode(), *_prefill()]
+    return [*rows(), _norm(1), _rows(1), *_prefill()]
 
 
-def _decode() -> list[Case]:
-    found: list[Case] = []
+def between(tokens: int) -> tuple[Case, Case]:
+    """What stands between the large products of a chunk: an addition with its norm, SiLU with its product."""
+    gate, up = _random(tokens, WIDE), _random(tokens, WIDE)
+    return _norm(tokens), Case("silu_mul", f"{tokens:,} x 16384", partial(silu_mul, gate, up), 6 * gate.numel())
+
+
+def rows() -> Iterator[Case]:
+    """Packed products with one token, one after the other: each takes half a GiB."""
     for name, columns, parts in _PRODUCTS:
         x = _random(1, columns)
         size = sum(_matrix(rows, columns, bits, "meta").nbytes for rows, bits in parts)
         copies = [[_matrix(rows, columns, bits) for rows, bits in parts] for _ in range(1 + _COLD_BYTES // size)]
         call = _in_turn(copies, partial(packed_linear, x))
         flop = 2 * columns * sum(rows for rows, _ in parts)
-        peer = _bitsandbytes(parts[0][0], x, len(copies)) if name.startswith("int4") else None
-        found.append(Case("packed_linear", name, call, size, flop, turns=len(copies), peer=peer))
+        peer = peers.four_bit_linear(x, parts[0][0], len(copies)) if name.startswith("int4") else None
+        yield Case("packed_linear", name, call, size, flop, turns=len(copies), peer=peer)
     x = _random(1, HIDDEN)
     pairs = [(_matrix(WIDE, HIDDEN, 4), _matrix(WIDE, HIDDEN, 4)) for _ in range(8)]
     size = 2 * pairs[0][0].nbytes
     both = _in_turn(pairs, lambda pair: packed_silu_mul(x, *pair))
-    found.append(Case("packed_silu_mul", "int4 gate and up, 4096 to 16384", both, size, 4 * WIDE * HIDDEN, turns=8))
-    return [*found, _norm(1), _rows(1)]
+    yield Case("packed_silu_mul", "int4 gate and up, 4096 to 16384", both, size, 4 * WIDE * HIDDEN, turns=8)
 
 
 def _prefill() -> list[Case]:
     matrix, numbers = _matrix(HIDDEN, WIDE, 4), HIDDEN * WIDE
     out = torch.empty(HIDDEN, WIDE, device="cuda", dtype=torch.bfloat16)
     x = _random(CHUNK, WIDE)
-    gate, up = _random(CHUNK // 4, WIDE), _random(CHUNK // 4, WIDE)
     unpack = partial(plane_values, matrix, torch.bfloat16, out)
     row_scales = torch.ones(HIDDEN, device="cuda")
     found = [
         Case("plane_values", "int4 4096 x 16384 to bf16", unpack, matrix.nbytes + out.nbytes),
         _norm(CHUNK),
         _rows(CHUNK),
-        Case("silu_mul", f"{CHUNK // 4:,} x 16384", partial(silu_mul, gate, up), 6 * gate.numel()),
+        between(CHUNK // 4)[1],
     ]
     for dtype, unit in _UNITS.items():
         if dtype.is_floating_point and torch.cuda.get_device_capability() < (8, 9):
@@ -111,15 +115,6 @@ def _rows(tokens: int) -> Case:
     call = partial(gather_rows, codes, scales, ids, 12.0, torch.bfloat16)
     size = tokens * (HIDDEN + 2 * HIDDEN // 128)
     return Case("gather_rows", f"{_tokens(tokens)} from host memory", call, size, turns=48 if tokens == 1 else 1)
-
-
-def _bitsandbytes(rows: int, x: Tensor, copies: int) -> tuple[str, Callable[[], object]] | None:
-    if importlib.util.find_spec("bitsandbytes") is None:
-        return None
-    from bitsandbytes.functional import gemv_4bit, quantize_4bit
-
-    packed = [quantize_4bit(_random(rows, x.shape[1]), blocksize=64, quant_type="nf4") for _ in range(copies)]
-    return "bitsandbytes 4-bit GEMV", _in_turn(packed, lambda pair: gemv_4bit(x, pair[0].t(), state=pair[1]))
 
 
 def _in_turn(copies: list[T], call: Callable[[T], object]) -> Callable[[], object]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from salalocal_kernels.gpu.bench.cases import Case, Selection
+from salalocal_kernels.gpu.bench.cases import Case, Peer, Selection
 from salalocal_kernels.gpu.bench.selections import BLOCK, LOCAL, PICKS, REPLAYED_SHARE, selection
 from salalocal_kernels.gpu.block_scores import block_scores
 from salalocal_kernels.gpu.select_blocks import select_blocks
@@ -33,7 +33,7 @@ def cases() -> list[Case]:
         found += _choosing(history, CHUNK)
         found += _choosing(history, 1)
     for history, kind in _ATTENDED:
-        found += _attending(history, kind)
+        found += attending(history, kind)
     return found
 
 
@@ -53,7 +53,8 @@ def _choosing(length: int, tokens: int) -> list[Case]:
     ]
 
 
-def _attending(length: int, kind: Selection) -> list[Case]:
+def attending(length: int, kind: Selection) -> list[Case]:
+    """A chunk's queries over blocks of a history; replayed, one token's too."""
     first, blocks = length - CHUNK, length // BLOCK
     q = _random(CHUNK, HEADS, DIM)
     pages = _random(KV_HEADS, 2, blocks, BLOCK, DIM).permute(2, 0, 1, 3, 4)
@@ -79,13 +80,14 @@ def _attending(length: int, kind: Selection) -> list[Case]:
     return found
 
 
-def _dense(q: Tensor, length: int) -> tuple[str, partial[Tensor]] | None:
+def _dense(q: Tensor, length: int) -> Peer | None:
     """Every query over the whole history, where that takes no longer than a second."""
-    if length > 1 << 17:
-        return None
-    keys, values = (_random(1, KV_HEADS, length, DIM) for _ in range(2))
-    call = partial(scaled_dot_product_attention, q.transpose(0, 1)[None], keys, values, enable_gqa=True)
-    return "PyTorch SDPA over all keys", call
+
+    def prepare() -> partial[Tensor]:
+        keys, values = (_random(1, KV_HEADS, length, DIM) for _ in range(2))
+        return partial(scaled_dot_product_attention, q.transpose(0, 1)[None], keys, values, enable_gqa=True)
+
+    return None if length > 1 << 17 else Peer("PyTorch SDPA over all keys", prepare)
 
 
 def _tokens(tokens: int) -> str:
