@@ -11,6 +11,7 @@ from typing import Literal
 from salalocal import times
 from salalocal.bus_times import Away
 from salalocal.config import ModelConfig
+from salalocal.errors import InvalidRequest
 from salalocal.planner import (
     LONG_CONTEXT_TOKENS,
     Choice,
@@ -19,6 +20,7 @@ from salalocal.planner import (
     choose,
     choose_tiered,
     default_chunk,
+    host_token_bytes,
     kv_budget,
     packed,
     tiers,
@@ -57,6 +59,7 @@ class Place:
         rates: measured there; None without them.
         host_bytes: of main memory, for K and V that do not fit on a GPU under a cap; None where they must.
         prefill: "full", or the 8-bit format that long chunks multiply packed matrices in.
+        kv: how K and V are kept in main memory, as `load`'s.
     """
 
     on_gpu: bool
@@ -65,6 +68,7 @@ class Place:
     rates: Rates | None
     host_bytes: int | None = None
     prefill: str = "full"
+    kv: str = "full"
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,12 @@ def make_plan(config: ModelConfig, tokens: int, place: Place) -> Plan:
 
     Settings near it are the longest context that fits as the model is, and the mildest packing that fits them all or
     else the one that fits most.
+
+    Raises:
+        InvalidRequest: the place keeps K and V in 8 bits, and they would not be in main memory.
     """
     choice = _choose(config, tokens, place)
+    _check_kv(choice, place)
     asked = _setting(choice, None, tokens, place)
     if choice.longest_tokens >= tokens:
         return Plan(asked, choice, None, ())
@@ -134,12 +142,25 @@ def make_plan(config: ModelConfig, tokens: int, place: Place) -> Plan:
 
 
 def _choose(config: ModelConfig, tokens: int, place: Place) -> Choice:
-    """With everything on the device, or K and V in main memory where that alone reaches further."""
+    """With everything on the device, or K and V in main memory where that alone reaches further, or is asked for."""
     resident = choose(config, place.item_bytes, place.usable_bytes, on_gpu=place.on_gpu)
-    if resident.longest_tokens >= tokens or place.host_bytes is None:
+    if place.host_bytes is None or (resident.longest_tokens >= tokens and place.kv == "full"):
         return resident
-    tiered = choose_tiered(config, place.item_bytes, place.usable_bytes, place.host_bytes)
-    return resident if tiered is None or tiered.longest_tokens <= resident.longest_tokens else tiered
+    tiered = choose_tiered(config, place.item_bytes, place.usable_bytes, place.host_bytes, place.kv)
+    if tiered is None or (tiered.longest_tokens <= resident.longest_tokens and place.kv == "full"):
+        return resident
+    return tiered
+
+
+def _check_kv(choice: Choice, place: Place) -> None:
+    """As `load` refuses, which puts K and V in main memory where those of a long context would not fit."""
+    if place.kv == "full":
+        return
+    if place.host_bytes is None or kv_budget(choice.config, choice.sizes, place.usable_bytes) is None:
+        raise InvalidRequest(
+            f"kv in {place.kv} is for K and V in main memory, and here all of them are on the device: give a smaller "
+            "gpu_memory, or leave kv out"
+        )
 
 
 def _setting(choice: Choice, packing: Literal["int8", "int4"] | None, tokens: int, place: Place) -> Setting:
@@ -156,14 +177,14 @@ def _expected(choice: Choice, tokens: int, place: Place) -> Times | None:
     if choice.kv_device_bytes is not None:
         chunk, sizes = capped(config, place.item_bytes, place.usable_bytes)
         budget = kv_budget(config, sizes, place.usable_bytes, max(tokens, LONG_CONTEXT_TOKENS)) or 0
-        away = kv_away(config, place.item_bytes, tiers(config, place.item_bytes, max(budget, choice.kv_device_bytes)))
+        shares = tiers(config, place.item_bytes, max(budget, choice.kv_device_bytes), place.kv)
+        away = kv_away(config, place.item_bytes, shares, place.kv)
     prefill = "full" if config.quantization is None else place.prefill
     return times.predict(
         config, rates, tokens, chunk, place.item_bytes, unpacked=choice.unpacks, prefill=prefill, away=away
     )
 
 
-def kv_away(config: ModelConfig, item_bytes: int, shares: Tiers) -> Away:
-    """K and V in main memory with these shares of the device."""
-    channels = len(config.sparse_layers) * config.num_key_value_heads * config.sparse_head_dim
-    return Away(2.0 * channels * item_bytes, shares.staged_pages, shares.slots)
+def kv_away(config: ModelConfig, item_bytes: int, shares: Tiers, kv: str = "full") -> Away:
+    """K and V in main memory, kept as `kv` says, with these shares of the device."""
+    return Away(host_token_bytes(config, item_bytes, kv), shares.staged_pages, shares.slots)

@@ -16,17 +16,21 @@ _DEQUANTIZE_BYTES = 256 << 20
 _SLICE_TOKENS, _LEAN_SLICE_TOKENS = 8192, 2048
 # Scores of queries on blocks that are there at once, of each kv head.
 _TILE_SCORES = 1 << 24
-# What small tensors and the allocator's roundings take in a lean workspace.
-_LEAN_SPARE_BYTES = 64 << 20
+# What small tensors, products' own workspaces and the allocator's roundings take in a lean workspace.
+_LEAN_SPARE_BYTES = 128 << 20
 # What CUDA itself takes on a card before the first tensor.
 _CUDA_CONTEXT_BYTES = 1 << 29
 _GPU_CHUNK_TOKENS = 8192
 _LEAST_GPU_CHUNK_TOKENS = 2048
-_AMPLE_KV_BYTES = 320 << 20
+_AMPLE_KV_BYTES = 160 << 20
 # Of the budget for K/V each of the two buffers takes so much, and no more than a bus fills while a layer computes. What
 # a text's history exceeds them by, its attention waits for; slots need to hold a few times what one step reads.
 _STAGED_SHARE = 3
 _MOST_STAGED_BYTES = 256 << 20
+# Pages of 8-bit codes that are on the device at once, on their way into a buffer: 16 MiB of the released model's.
+_STRIP_PAGES = 512
+# How K and V may be kept in host memory.
+KV_KINDS = ("full", "int8", "fp8")
 # What a card shared between K/V and compressed keys is to have room for.
 LONG_CONTEXT_TOKENS = 1 << 20
 # On a CPU about a second of work, so that progress moves and cancel is heard. Larger chunks gain nothing there.
@@ -47,6 +51,7 @@ class Footprint:
         streaming_bytes: what a chunk takes besides `workspace_bytes` where K/V is in host memory.
         feed_tokens: that the feed-forward takes at once.
         has_host_table: the embedding table is in host memory, and not in `weight_bytes`.
+        host_token_bytes: K/V per token there.
     """
 
     weight_bytes: int
@@ -57,6 +62,7 @@ class Footprint:
     streaming_bytes: int = 0
     feed_tokens: int = _SLICE_TOKENS
     has_host_table: bool = False
+    host_token_bytes: float = 0.0
 
     def context_bytes(self, tokens: int) -> int:
         """Bytes of one session of `tokens` tokens, weights left out."""
@@ -83,7 +89,7 @@ class Footprint:
         """
         left = device_bytes - self.session_bytes - self.workspace_bytes - self.streaming_bytes
         by_device = max(0, int(left / self.compressed_token_bytes))
-        return min(by_device, max(0, int(host_bytes / (self.token_bytes - self.compressed_token_bytes))))
+        return min(by_device, max(0, int(host_bytes / self.host_token_bytes)))
 
     def longest_context(self, available_bytes: int) -> int:
         """Tokens of one session that fit into `available_bytes` beside the weights already loaded; 0 if none."""
@@ -139,6 +145,7 @@ def footprint(
         ),
         feed_tokens=_LEAN_SLICE_TOKENS if is_lean else _SLICE_TOKENS,
         has_host_table=has_host_table,
+        host_token_bytes=storage * 2 * channels * item_bytes,
     )
 
 
@@ -161,6 +168,17 @@ def _lean_workspace(config: ModelConfig, item_bytes: int, chunk_tokens: int) -> 
     return always + max(lightning * chunk_tokens, sparse, feed) + _LEAN_SPARE_BYTES
 
 
+def with_kv(config: ModelConfig, sizes: Footprint, kv: str) -> Footprint:
+    """`sizes` where host memory keeps K/V as `kv`, of KV_KINDS, says."""
+    return sizes if kv == "full" else replace(sizes, host_token_bytes=1.125 * host_token_bytes(config, 0, kv))
+
+
+def host_token_bytes(config: ModelConfig, item_bytes: int, kv: str) -> float:
+    """K and V of one token in host memory, in all layers."""
+    plain = config.num_key_value_heads * config.sparse_head_dim * item_bytes
+    return len(config.sparse_layers) * 2.0 * (plain if kv == "full" else _code_bytes(config))
+
+
 @dataclass(frozen=True)
 class Tiers:
     """How device memory for K/V is shared out where all of it is in host memory.
@@ -168,14 +186,16 @@ class Tiers:
     Attributes:
         slots: blocks of one kv head that each layer has on the device.
         staged_pages: blocks of all kv heads that each of the two buffers holds.
+        strip_pages: those that are on the device at once in 8 bits; 0 where host memory has none.
     """
 
     slots: int
     staged_pages: int
+    strip_pages: int = 0
 
 
-def tiers(config: ModelConfig, item_bytes: int, kv_budget: int) -> Tiers:
-    """Shares out `kv_budget` bytes.
+def tiers(config: ModelConfig, item_bytes: int, kv_budget: int, kv: str = "full") -> Tiers:
+    """Shares out `kv_budget` bytes, of K/V that host memory has as `kv` says.
 
     Raises:
         InvalidRequest: the model has no sparse attention: every token reads everything, so all K/V must be there.
@@ -186,7 +206,7 @@ def tiers(config: ModelConfig, item_bytes: int, kv_budget: int) -> Tiers:
     if least is None:
         raise InvalidRequest("kv_budget is for models with sparse attention; this one reads all K/V for every token")
     slot_bytes, slots, staged = _slot_bytes(config, item_bytes), least.slots, least.staged_pages
-    needed = least_kv_bytes(config, item_bytes)
+    needed = least_kv_bytes(config, item_bytes, kv)
     if kv_budget < needed:
         raise DoesNotFit(
             f"kv_budget is {kv_budget:,} bytes, and one step of this model reads {needed:,}; give it at least that",
@@ -194,9 +214,13 @@ def tiers(config: ModelConfig, item_bytes: int, kv_budget: int) -> Tiers:
             available_bytes=kv_budget,
         )
     staged = max(staged, min(_MOST_STAGED_BYTES, kv_budget // _STAGED_SHARE) // (heads * slot_bytes))
-    most_staged = (kv_budget - layers * slots * slot_bytes) // (2 * heads * slot_bytes)
-    staged = min(staged, most_staged)
-    return Tiers((kv_budget - 2 * staged * heads * slot_bytes) // (layers * slot_bytes), staged)
+    strips = 0 if kv == "full" else min(staged, _STRIP_PAGES)
+    left = kv_budget - strips * _strip_bytes(config)
+    most_staged = (left - layers * slots * slot_bytes) // (2 * heads * slot_bytes)
+    staged = max(least.staged_pages, min(staged, most_staged))
+    strips = min(strips, staged)
+    left = kv_budget - strips * _strip_bytes(config)
+    return Tiers((left - 2 * staged * heads * slot_bytes) // (layers * slot_bytes), staged, strips)
 
 
 def least_tiers(config: ModelConfig) -> Tiers | None:
@@ -210,17 +234,29 @@ def least_tiers(config: ModelConfig) -> Tiers | None:
     return Tiers(heads * max(sparse.selected_blocks, dense_blocks, reach), dense_blocks + 1)
 
 
-def least_kv_bytes(config: ModelConfig, item_bytes: int) -> int:
-    """Bytes of `least_tiers`; 0 where there are none."""
+def least_kv_bytes(config: ModelConfig, item_bytes: int, kv: str = "full") -> int:
+    """Bytes of `least_tiers`, and of codes on their way; 0 where there are none."""
     least = least_tiers(config)
     if least is None:
         return 0
     buffers = 2 * least.staged_pages * config.num_key_value_heads
-    return (len(config.sparse_layers) * least.slots + buffers) * _slot_bytes(config, item_bytes)
+    strips = 0 if kv == "full" else min(least.staged_pages, _STRIP_PAGES)
+    plain = (len(config.sparse_layers) * least.slots + buffers) * _slot_bytes(config, item_bytes)
+    return plain + strips * _strip_bytes(config)
 
 
 def _slot_bytes(config: ModelConfig, item_bytes: int) -> int:
     return 2 * config.block_size * config.sparse_head_dim * item_bytes
+
+
+def _strip_bytes(config: ModelConfig) -> int:
+    """Of a block of all kv heads in 8 bits."""
+    return 2 * config.block_size * _code_bytes(config)
+
+
+def _code_bytes(config: ModelConfig) -> int:
+    """Of a token's keys or values in 8 bits: a byte for each number, and two for the largest of each head."""
+    return config.num_key_value_heads * (config.sparse_head_dim + 2)
 
 
 def kv_budget(
@@ -325,7 +361,7 @@ class Choice:
 
     def host_bytes(self, tokens: int) -> int:
         """Bytes of K and V in main memory, where they are there."""
-        return 0 if self.kv_device_bytes is None else self.sizes.kv_bytes(tokens)
+        return 0 if self.kv_device_bytes is None else int(self.sizes.host_token_bytes * tokens)
 
 
 def choose(config: ModelConfig, item_bytes: int, available_bytes: int, *, on_gpu: bool) -> Choice:
@@ -337,21 +373,23 @@ def choose(config: ModelConfig, item_bytes: int, available_bytes: int, *, on_gpu
     return Choice(config, sizes, unpacks, longest if trained is None else min(longest, trained))
 
 
-def choose_tiered(config: ModelConfig, item_bytes: int, available_bytes: int, host_bytes: int) -> Choice | None:
+def choose_tiered(
+    config: ModelConfig, item_bytes: int, available_bytes: int, host_bytes: int, kv: str = "full"
+) -> Choice | None:
     """How `load` would take `config` under a cap with K and V in main memory, of which `host_bytes` are free.
 
     None where that is not to be had.
     """
-    least = least_kv_bytes(config, item_bytes)
+    least = least_kv_bytes(config, item_bytes, kv)
     if not least:
         return None
     _, sizes = capped(config, item_bytes, available_bytes)
+    sizes = with_kv(config, sizes, kv)
     choice = Choice(config, sizes, False, 0, least)
     left = available_bytes - choice.device_bytes(0)
     if left <= 0:
         return None
-    per_token = sizes.token_bytes - sizes.compressed_token_bytes
-    longest = int(min(left / sizes.compressed_token_bytes, host_bytes / per_token))
+    longest = int(min(left / sizes.compressed_token_bytes, host_bytes / sizes.host_token_bytes))
     trained = config.rope_positions
     return replace(choice, longest_tokens=longest if trained is None else min(longest, trained))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from salalocal.config import ModelConfig
 from salalocal.errors import InvalidRequest
 from salalocal.forecast import Place, Plan, make_plan
 from salalocal.hub import find_config
-from salalocal.planner import usable_bytes, usable_gpu_bytes
+from salalocal.planner import KV_KINDS, usable_bytes, usable_gpu_bytes
 
 _MOST_TOKENS = 1 << 30
 _ITEM_BYTES = {"bfloat16": 2, "float32": 4}
@@ -27,7 +27,7 @@ _QUERY = ("nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader,n
 _QUERY_SECONDS = 20
 
 
-def plan(path_or_name: str | Path, context_tokens: int, gpu_memory: int | None = None) -> Plan:
+def plan(path_or_name: str | Path, context_tokens: int, gpu_memory: int | None = None, kv: str = "full") -> Plan:
     """Whether a model and a context fit into memory, what else would, and how long reading takes.
 
     Nothing is loaded, downloaded or measured: times are there where `salalocal bench machine` was run on the device.
@@ -37,17 +37,21 @@ def plan(path_or_name: str | Path, context_tokens: int, gpu_memory: int | None =
             model.
         context_tokens: to be read.
         gpu_memory: bytes of a GPU, here or not; None: what is free here, on the GPU where there is one.
+        kv: how K and V in main memory are kept, as for `load`.
 
     Raises:
         ModelNotFound, BadConfig, UnsupportedFormat: as `load`.
-        InvalidRequest: context_tokens or gpu_memory is out of range.
+        InvalidRequest: context_tokens or gpu_memory is out of range, kv is not known, or in 8 bits where all K and V
+            are on the device.
     """
     if not 1 <= context_tokens <= _MOST_TOKENS:
         raise InvalidRequest(f"context_tokens is {context_tokens:,}; 1 to {_MOST_TOKENS:,} can be planned for")
     if gpu_memory is not None and gpu_memory < 1:
         raise InvalidRequest(f"gpu_memory is {gpu_memory:,}; give the bytes of a GPU, or leave it out")
+    if kv not in KV_KINDS:
+        raise InvalidRequest(f"kv is {kv!r}; known are {', '.join(KV_KINDS)}")
     config = read_config(find_config(str(path_or_name)))
-    return make_plan(config, context_tokens, _place(gpu_memory))
+    return make_plan(config, context_tokens, replace(_place(gpu_memory), kv=kv))
 
 
 def read_config(path: Path) -> ModelConfig:

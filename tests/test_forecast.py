@@ -9,6 +9,7 @@ import pytest
 
 from salalocal.bus_times import Bus
 from salalocal.config import ModelConfig
+from salalocal.errors import InvalidRequest
 from salalocal.forecast import Place, make_plan
 from salalocal.hub import find_config
 from salalocal.planner import footprint, packed, usable_gpu_bytes
@@ -117,6 +118,16 @@ def test_main_memory_limits_it_too() -> None:
     (as_it_is, *_) = planned.nearest
     assert as_it_is.tokens == planned.choice.longest_tokens < M
     assert planned.choice.host_bytes(as_it_is.tokens) <= 4 * 2**30 + 1
+
+
+def test_8_bits_in_main_memory() -> None:
+    planned, full = (make_plan(RELEASED, M, replace(capped(24, 5), kv=kv)) for kv in ("int8", "full"))
+    assert planned.fits
+    assert not full.fits
+    assert planned.host_bytes == int(full.host_bytes * 130 / 256)
+    for place in (replace(capped(80, 64), kv="int8"), replace(gpu(24), kv="fp8")):
+        with pytest.raises(InvalidRequest, match=f"kv in {place.kv} is for K and V in main memory"):
+            make_plan(RELEASED, M, place)
 
 
 def test_what_fits_stays_on_the_card() -> None:

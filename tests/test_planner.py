@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from salalocal.config import ModelConfig
 from salalocal.errors import DoesNotFit, InvalidRequest
-from salalocal.planner import Footprint, Tiers, capped, footprint, kv_budget, packed, tiers, usable_gpu_bytes
+from salalocal.planner import (
+    Footprint,
+    Tiers,
+    capped,
+    footprint,
+    kv_budget,
+    packed,
+    tiers,
+    usable_gpu_bytes,
+    with_kv,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "models"
 MIXERS = ["minicpm4"] * 8 + ["lightning-attn"] * 24
@@ -136,18 +146,38 @@ def test_a_budget_is_shared_out_by_hand() -> None:
     assert caught.value.needed_bytes == least
 
 
-@given(budget=st.integers(0, 1 << 35), item_bytes=st.sampled_from([2, 4, 8]))
-def test_no_share_exceeds_the_budget_or_is_too_small(budget: int, item_bytes: int) -> None:
+@given(
+    budget=st.integers(0, 1 << 35), item_bytes=st.sampled_from([2, 4, 8]), kv=st.sampled_from(["full", "int8", "fp8"])
+)
+def test_no_share_exceeds_the_budget_or_is_too_small(budget: int, item_bytes: int, kv: str) -> None:
     least = 8 * 256 * 64 * 128 * 2 * item_bytes + 2 * 129 * 2 * 64 * 128 * 2 * item_bytes
+    strip = 2 * 64 * 2 * (128 + 2)
+    least += 0 if kv == "full" else 129 * strip
     if budget < least:
         with pytest.raises(DoesNotFit):
-            tiers(released(), item_bytes, budget)
+            tiers(released(), item_bytes, budget, kv)
         return
-    shares = tiers(released(), item_bytes, budget)
+    shares = tiers(released(), item_bytes, budget, kv)
     slot = 64 * 128 * 2 * item_bytes
-    assert 8 * shares.slots * slot + 4 * shares.staged_pages * slot <= budget
+    assert 8 * shares.slots * slot + 4 * shares.staged_pages * slot + shares.strip_pages * strip <= budget
     assert shares.slots >= 256
     assert shares.staged_pages >= 129
+    assert (shares.strip_pages > 0) == (kv != "full")
+
+
+def test_8_bits_in_host_memory_by_hand() -> None:
+    """Of a token in 8 layers K and V of 2 heads, 128 bytes and 2 for the largest number; an eighth in reserve."""
+    full = footprint(released(), 2, 8192)
+    assert full.host_token_bytes == 1.125 * 8 * 2 * 2 * 256
+    for kv in ("int8", "fp8"):
+        small = with_kv(released(), full, kv)
+        assert small.host_token_bytes == 1.125 * 8 * 2 * 2 * 130
+        assert small.longest_tiered(1 << 40, 1 << 30) == int((1 << 30) / small.host_token_bytes)
+        assert small.total_bytes(1000) == full.total_bytes(1000), "the device has them in full"
+    assert with_kv(released(), full, "full") == full
+    shares = tiers(released(), 2, 1 << 30, "int8")
+    assert (shares.staged_pages, shares.strip_pages) == (4096, 512)
+    assert shares.slots == ((512 << 20) - 512 * 2 * 16640) // (8 << 15)
 
 
 def test_a_model_that_reads_everything_has_no_budget() -> None:
@@ -166,7 +196,7 @@ def test_a_million_tokens_on_a_card_of_8_gib() -> None:
     assert capped(config, 2, 80 << 30) == (8192, footprint(config, 2, 8192))
     budget = kv_budget(config, sizes, usable)
     assert budget is not None
-    assert budget > 320 << 20
+    assert budget > 160 << 20
     tiers(config, 2, budget)
     left = usable - sizes.weight_bytes - budget
     assert sizes.longest_tiered(left, 10 << 30) >= 1 << 20

@@ -86,6 +86,8 @@ class TestOnAProcessor:
         planned = salalocal.plan(RELEASED, M, gpu_memory=24 * GIB)
         assert (planned.fits, planned.asked.times) == (True, None)
         assert planned.host_bytes > 8 * GIB, "K and V of a million tokens"
+        rounded = salalocal.plan(RELEASED, M, gpu_memory=24 * GIB, kv="fp8")
+        assert 0.5 < rounded.host_bytes / planned.host_bytes < 0.52
         planned = salalocal.plan(RELEASED, M, gpu_memory=8 * GIB)
         assert (planned.fits, planned.obstacle, planned.asked.times) == (False, "memory", None)
         assert [(near.packing, near.tokens) for near in planned.nearest] == [("int4", M)]
@@ -102,6 +104,8 @@ class TestOnAProcessor:
             salalocal.plan(RELEASED, 0)
         with pytest.raises(InvalidRequest, match="gpu_memory is 0; give the bytes of a GPU"):
             salalocal.plan(RELEASED, 1, 0)
+        with pytest.raises(InvalidRequest, match="kv is 'fp16'; known are full, int8, fp8"):
+            salalocal.plan(RELEASED, 1, kv="fp16")
         with pytest.raises(ModelNotFound):
             salalocal.plan("nonsense", 1)
 

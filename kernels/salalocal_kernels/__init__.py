@@ -22,6 +22,9 @@ from salalocal_kernels.ref.fetch_blocks import HostPages, SlotPool
 from salalocal_kernels.ref.fetch_blocks import fetch_blocks as _fetch_blocks
 from salalocal_kernels.ref.gather_rows import gather_rows as _gather_rows
 from salalocal_kernels.ref.greedy_token import greedy_token as _greedy_token
+from salalocal_kernels.ref.kv_codes import pack_pages as _pack_pages
+from salalocal_kernels.ref.kv_codes import strip_bytes
+from salalocal_kernels.ref.kv_codes import unpack_pages as _unpack_pages
 from salalocal_kernels.ref.lightning import lightning_slopes
 from salalocal_kernels.ref.lightning_step import lightning_step as _lightning_step
 from salalocal_kernels.ref.linear import linear as _linear
@@ -66,6 +69,7 @@ __all__ = [
     "lightning_step",
     "linear",
     "norm_gate",
+    "pack_pages",
     "packed_linear",
     "packed_silu_mul",
     "plane_codes",
@@ -82,8 +86,10 @@ __all__ = [
     "silu_mul_codes",
     "sparse_attention_decode",
     "sparse_attention_prefill",
+    "strip_bytes",
     "to_planes",
     "token_mass",
+    "unpack_pages",
     "watch",
     "write_token",
 ]
@@ -122,6 +128,8 @@ dense_attention = Op(_attention.dense_attention, gpu="dense_attention")
 # K and V in host memory.
 fetch_blocks = Op(_fetch_blocks, gpu="fetch_blocks", lacks=_coverage.fetch_blocks)
 write_token = Op(_write_token, gpu="write_token", lacks=_coverage.write_token)
+pack_pages = Op(_pack_pages, gpu="kv_codes", lacks=_coverage.pack_pages)
+unpack_pages = Op(_unpack_pages, gpu="kv_codes", lacks=_coverage.unpack_pages, decides=2)
 # Sampling.
 greedy_token = Op(_greedy_token, gpu="greedy_token", lacks=_coverage.greedy_token)
 random_uniform = Op(_random_uniform, gpu="random_uniform")

@@ -82,6 +82,8 @@ def fetch_blocks(
     del page_table, length
     if blocks.numel() > _MOST_FETCHED:
         return f"{blocks.numel()} blocks at once"
+    if host.codes is not None and pool.slots.dtype not in _FLOATS:
+        return f"slots in {pool.slots.dtype}"
     return _in_host(host) or ("" if pool.slots[0].nbytes % 16 == 0 else "slots that are no multiple of 16 bytes")
 
 
@@ -96,6 +98,15 @@ def write_token(
 ) -> str:
     del page_table, slot_table, position
     return _in_host(host) or _alike(keys, values, pool.slots)
+
+
+def pack_pages(pages: Tensor, codes: torch.dtype) -> str:
+    del codes
+    return _kinds(pages) or ("" if pages.is_contiguous() else "pages with gaps")
+
+
+def unpack_pages(strips: Tensor, codes: torch.dtype, pages: Tensor) -> str:
+    return ("" if strips.is_contiguous() else "strips with gaps") or pack_pages(pages, codes)
 
 
 def lightning(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, scale: float, state: Tensor) -> str:

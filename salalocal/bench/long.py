@@ -59,6 +59,7 @@ class Plan:
         kv_budget: bytes on the card for K and V, which are in host memory then; None: all of them are on the card.
         is_lean: the model is as `load` makes it where the card has hardly room for it.
         rates: of this card, for what a plan says beside what is measured; None: it says nothing.
+        kv: how they are kept there, as the engine's.
     """
 
     lengths: tuple[int, ...]
@@ -71,12 +72,15 @@ class Plan:
     kv_budget: int | None = None
     is_lean: bool = False
     rates: Rates | None = None
+    kv: str = "full"
 
 
 def missing(plan: Plan, table: LongTable, device: str) -> list[LongRow]:
     """The rows of `plan` that `table` lacks, without figures; shorter texts first."""
     rows = (
-        LongRow("salalocal", tokens, kind, plan.prefill, plan.gpu_memory, plan.chunk_tokens, False, device, "")
+        LongRow(
+            "salalocal", tokens, kind, plan.prefill, plan.gpu_memory, plan.chunk_tokens, False, device, "", kv=plan.kv
+        )
         for kind in plan.selections
         for tokens in sorted(plan.lengths)
     )
@@ -124,7 +128,7 @@ def _planned(row: LongRow, network: Network, plan: Plan) -> LongRow:
     if plan.kv_budget is not None:
         if rates.bus is None:
             return row
-        away = kv_away(config, item_bytes, planner.tiers(config, item_bytes, plan.kv_budget))
+        away = kv_away(config, item_bytes, planner.tiers(config, item_bytes, plan.kv_budget, plan.kv), plan.kv)
     told = predict(
         config, rates, row.tokens, plan.chunk_tokens, item_bytes, unpacked=False, prefill=plan.prefill, away=away
     )
@@ -148,7 +152,7 @@ def _reading(network: Network, rows: list[LongRow], plan: Plan) -> Iterator[Long
     selections = _made(config, rows[-1].selection, device)
     model = network if selections is None else replaying(network, selections)
     length = rows[-1].tokens
-    tiers = _tiers(network, plan.kv_budget)
+    tiers = _tiers(network, plan.kv_budget, plan.kv)
     _warm_up(model, length, plan.chunk_tokens, tiers)
     session = open_session(model, length + _WARM_UP_STEPS + plan.steps, plan.chunk_tokens, tiers)
     ids = made_ids(config, length)
@@ -219,11 +223,11 @@ def _made(config: ModelConfig, selection: str, device: torch.device) -> MadeSele
     return MadeSelections(config, *shares, device)
 
 
-def _tiers(network: Network, kv_budget: int | None) -> TieredStore | None:
+def _tiers(network: Network, kv_budget: int | None, kv: str) -> TieredStore | None:
     config, dtype = network.config, network.dtype
     if kv_budget is None:
         return None
-    return make_tiers(config, dtype, network.device, planner.tiers(config, dtype.itemsize, kv_budget))
+    return make_tiers(config, dtype, network.device, planner.tiers(config, dtype.itemsize, kv_budget, kv), kv)
 
 
 def open_session(network: Network, max_tokens: int, chunk_tokens: int, tiers: TieredStore | None = None) -> Session:

@@ -115,8 +115,9 @@ def _curves(rows: Sequence[LongRow]) -> dict[Key, dict[int, float]]:
 
 
 def _name(setting: Key) -> str:
-    model, selection, prefill, gpu_memory, chunk, _ = setting
+    model, selection, prefill, gpu_memory, chunk, _, kv = setting
     if model != "salalocal":
         return str(model)
     cap = f", {int(str(gpu_memory)) / 2**30:g} GiB" if gpu_memory else ""
-    return f"{selection}, {prefill}{cap}, chunks of {format_length(int(str(chunk)))}"
+    kept = f", K and V in {kv}" if kv != "full" else ""
+    return f"{selection}, {prefill}{cap}{kept}, chunks of {format_length(int(str(chunk)))}"

@@ -71,6 +71,7 @@ class LongRow:
         note: why there is no time.
         planned_seconds, planned_tokens_per_second: what the plan for this setting says, from rates that `bench machine`
             measured on the same card; None where it was not run, or where a format or the bus is not among them.
+        kv: how K/V is kept in main memory, as the engine's.
     """
 
     model: Model
@@ -96,12 +97,13 @@ class LongRow:
     note: str = ""
     planned_seconds: float | None = None
     planned_tokens_per_second: float | None = None
+    kv: str = "full"
 
     @property
     def setting(self) -> Key:
         """All that rows of one curve have in common."""
         prefill = self.prefill if self.model == "salalocal" else ""
-        return self.model, self.selection, prefill, self.gpu_memory, self.chunk_tokens, self.device
+        return self.model, self.selection, prefill, self.gpu_memory, self.chunk_tokens, self.device, self.kv
 
     @property
     def tokens_per_second(self) -> float | None:

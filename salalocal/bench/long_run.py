@@ -86,6 +86,8 @@ def time_long(
 def under_cap(plan: Plan, config: ModelConfig, device: torch.device) -> Plan:
     """The plan with the cap set, and with the chunk and the room for K and V that `load` would choose under it."""
     if plan.gpu_memory is None:
+        if plan.kv != "full":
+            raise InvalidRequest(f"kv in {plan.kv} is for K and V in main memory: give --gpu-memory, or leave --kv out")
         return plan
     item_bytes = torch.bfloat16.itemsize
     leanest = planner.footprint(config, item_bytes, plan.chunk_tokens, is_lean=True)
@@ -97,6 +99,8 @@ def under_cap(plan: Plan, config: ModelConfig, device: torch.device) -> Plan:
         chunk = plan.chunk_tokens
         sizes = planner.footprint(config, item_bytes, chunk, is_lean=sizes.has_host_table)
     budget = planner.kv_budget(config, sizes, available, longest)
+    if plan.kv != "full" and budget is None:
+        raise InvalidRequest(f"kv in {plan.kv} is for K and V in main memory, and here they fit on the card")
     return replace(plan, chunk_tokens=chunk, kv_budget=budget, is_lean=sizes.has_host_table)
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from salalocal.config import ModelConfig
 from salalocal.sparse_config import SparseConfig
 
-# Tables begin at multiples of so many tokens, wherever chunks do; the chunk at hand needs two at most.
-_TABLE_TOKENS = 8192
-_TABLES_KEPT = 3
+# Tables begin at multiples of so many tokens, wherever chunks do: small ones, whose drawing takes little memory, and as
+# many as every layer of a chunk reads again.
+_TABLE_TOKENS = 1024
+_TABLES_KEPT = 18
 _NOWHERE = torch.iinfo(torch.int32).max
 
 

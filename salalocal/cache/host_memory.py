@@ -1,6 +1,7 @@
 """Host memory that a GPU reads by itself: pages of all layers, in segments that never move. Knows no sessions.
 
-A segment holds the same pages of every layer, those of one layer in a row: for each page and kv head K then V.
+A segment holds the same pages of every layer, those of one layer in a row: for each page and kv head K then V, or a
+strip of 8-bit codes of both.
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ _REGISTER_FLAGS = 3
 
 
 class HostMemory:
-    """Pages [Hkv, 2, B, D] of several layers, zeros until they are written to.
+    """Pages of several layers, zeros until they are written to.
 
     Segments are registered with CUDA, which makes them page-locked. Where that is refused, a warning says so once, and
     the device reads none of them by itself from then on.
 
     Args:
         layers: number of attention layers.
-        page_shape: Hkv, 2, B and D.
-        dtype: of K and V.
+        page_shape: Hkv, 2, B and D; of strips Hkv and their bytes.
+        dtype: of K and V; of strips uint8.
         device: that is to read them.
         segment_bytes: of one segment, at least one page of all layers.
+        codes: what strips hold; None without them.
 
     Attributes:
         page_bytes: of one page in all layers.
@@ -52,11 +54,13 @@ class HostMemory:
         dtype: torch.dtype,
         device: torch.device,
         segment_bytes: int = SEGMENT_BYTES,
+        codes: torch.dtype | None = None,
     ) -> None:
         self.page_bytes = layers * math.prod(page_shape) * dtype.itemsize
         self.per_segment = max(1, segment_bytes // self.page_bytes)
         self._shape = (layers, self.per_segment, *page_shape)
         self._dtype = dtype
+        self._codes = codes
         self._device = device
         self._segments: list[list[Tensor]] = [[] for _ in range(layers)]
         self.addresses = torch.zeros(layers, _MOST_SEGMENTS, dtype=torch.int64, device=device)
@@ -78,7 +82,7 @@ class HostMemory:
 
     def layer(self, index: int) -> HostPages:
         """The pages of one layer; those to come too, as long as `is_readable` stays what it is."""
-        return HostPages(self._segments[index], self.addresses[index], self.is_readable)
+        return HostPages(self._segments[index], self.addresses[index], self.is_readable, self._codes)
 
     def _grow(self) -> None:
         number = len(self._segments[0])

@@ -84,8 +84,13 @@ class SessionCache:
         return ResidentAttention(index, kv, compressed)
 
     def reserve(self, tokens: int) -> None:
-        """Takes the K/V storage of `tokens` more at once, which spares copying it whenever it grows."""
+        """Takes the storage of `tokens` more at once: copying it whenever it grows takes time, and room for two."""
         self._kv.reserve(self.length, self.length + tokens)
+        for levels in self._compressed:
+            for level in levels or ():
+                count = level.count(self.length + tokens)
+                if count > level.count(self.length):
+                    level.room(count)
 
     def extend(self, tokens: int) -> None:
         """Makes room for `tokens` more; `length` moves only with `commit`, and without it nothing has changed."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from salalocal.cache.page_table import page_runs
-from salalocal_kernels import HostPages
+from salalocal_kernels import HostPages, strip_bytes, unpack_pages
 
 # A copy takes some microseconds to ask for, in which so many more pages of 64 KiB come over the bus.
 _GAP_PAGES = 4
@@ -69,12 +69,19 @@ class Staging:
         pages: of one buffer.
         page_shape: Hkv, 2, B and D.
         dtype, device: of the buffers.
+        strip_pages: where the host keeps 8-bit codes, pages of them that are on the device at once before they are
+            unpacked into a buffer; 0 where it keeps none.
     """
 
-    def __init__(self, pages: int, page_shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, pages: int, page_shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, strip_pages: int = 0
+    ) -> None:
         self.pages = pages
         # Zeros: what is not copied is multiplied by weights of 0.
         self._buffers = [torch.zeros(pages, *page_shape, dtype=dtype, device=device) for _ in range(2)]
+        heads, _, block, dim = page_shape
+        self._strips = torch.zeros(strip_pages, heads, strip_bytes(block, dim), dtype=torch.uint8, device=device)
+        self.strip_pages = strip_pages
         self._lane = Lane(device)
         self._held: list[tuple[Hashable, int] | None] = [None, None]
         # From the host, since the beginning.
@@ -83,8 +90,8 @@ class Staging:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both buffers."""
-        return sum(buffer.nbytes for buffer in self._buffers)
+        """Bytes of both buffers, and of what codes pass through."""
+        return sum(buffer.nbytes for buffer in self._buffers) + self._strips.nbytes
 
     def prefetch(self, key: Hashable, host: HostPages, numbers: np.ndarray) -> None:
         """Copies what comes first of a row that will soon be streamed under the same key, unless it is here.
@@ -143,30 +150,46 @@ class Staging:
             else wanted[slice(*np.searchsorted(wanted, (start, stop)))] - start
         )
         with self._lane.copying():
-            copied = read_pages(host, numbers[start:stop], places, self._buffers[index])
-        self.copied_bytes += copied * self._buffers[index][0].nbytes
+            self.copied_bytes += read_pages(host, numbers[start:stop], places, self._buffers[index], self._strips)
         self._ready[index] = self._lane.mark()
 
 
-def read_pages(host: HostPages, numbers: np.ndarray, wanted: np.ndarray, target: Tensor) -> int:
-    """Copies pages from the host, those of `wanted` places at least; returns how many.
+def read_pages(host: HostPages, numbers: np.ndarray, wanted: np.ndarray, target: Tensor, strips: Tensor) -> int:
+    """Copies pages from the host, those of `wanted` places at least; returns how many bytes came over.
 
     Args:
         host: where they are.
         numbers: [n] int64, the page of each place.
         wanted: ascending places.
         target: [n or more, Hkv, 2, B, D].
+        strips: uint8 [m, Hkv, 2 B (D + 2)] where target is, for m pages of codes at a time; finite, whatever they hold.
+            Not looked at where the host keeps none.
     """
+    if host.codes is None:
+        return _copy_pages(host, numbers, wanted, target)
+    copied = 0
+    for start in range(0, len(numbers), max(1, len(strips))):
+        stop = start + len(strips)
+        here = wanted[slice(*np.searchsorted(wanted, (start, stop)))] - start
+        if len(here):
+            copied += _copy_pages(host, numbers[start:stop], here, strips)
+            first, last = int(here[0]), int(here[-1]) + 1
+            unpack_pages(strips[first:last], host.codes, target[start + first : start + last])
+    return copied
+
+
+def _copy_pages(host: HostPages, numbers: np.ndarray, wanted: np.ndarray, target: Tensor) -> int:
+    """The same for what the host holds, pages or strips."""
     copied = 0
     for start, stop in page_runs(numbers, wanted, host.per_segment, _GAP_PAGES):
         segment, at = divmod(int(numbers[start]), host.per_segment)
         target[start:stop].copy_(host.segments[segment][at : at + stop - start], non_blocking=True)
-        copied += stop - start
+        copied += target[start:stop].nbytes
     return copied
 
 
 def write_pages(host: HostPages, numbers: np.ndarray, source: Tensor) -> None:
-    """Copies source [n, Hkv, 2, B, D] to the pages `numbers` [n] of the host."""
+    """Copies source [n, Hkv, 2, B, D], or strips [n, Hkv, 2 B (D + 2)], to the pages `numbers` [n] of the host."""
     for start, stop in page_runs(numbers, np.arange(len(numbers)), host.per_segment, 0):
         segment, at = divmod(int(numbers[start]), host.per_segment)
         host.segments[segment][at : at + stop - start].copy_(source[start:stop], non_blocking=True)

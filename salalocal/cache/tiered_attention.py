@@ -2,6 +2,10 @@
 
 A chunk's own blocks are on the device while it is read; its history passes through the staging buffers piece by piece.
 A single token reads from slots, as a recorded step does.
+
+Where the host keeps 8 bits, K and V are rounded before anybody reads them, so that the numbers are the same whether
+they were ever away or not. Compressed keys are means of the rounded keys too: their windows reach back over the edge of
+a chunk, to keys of which nothing else is left.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from salalocal.cache.attention_memory import Piece
 from salalocal.cache.staging import read_pages, write_pages
 from salalocal.cache.step_memory import recent_before
 from salalocal.cache.tiered_cache import TieredCache
+from salalocal_kernels import pack_pages, unpack_pages
 
 # Blocks that a token of a chunk reads and no other, roughly: so few tokens that these are less than the history leave
 # most of it unread, and nothing of it is asked for early.
@@ -65,22 +70,29 @@ class TieredAttention(AttentionCache):
             stride = self._compressed[1].stride
             # Where the first window begins that these tokens may complete.
             first = min(begun, max(0, position // stride - 1) * stride // block)
-        numbers = self._kv.numbers
+        numbers, host = self._kv.numbers, self._layer.host
+        # Of earlier tokens, in blocks that these go on with or that windows reach back to.
+        earlier = -(-position // block) - first
         own = keys.new_empty(count - first, self._kv_heads, 2, block, keys.shape[2])
         # The rest of the last block is multiplied by weights of 0.
         own[-1].zero_()
         self._store.behind.lead()
-        read_pages(self._layer.host, numbers[first:count], np.arange(-(-position // block) - first), own)
+        read_pages(host, numbers[first : first + earlier], np.arange(earlier), own, self._store.strips(earlier))
         positions = torch.arange(position, length, device=own.device)
         page, offset = positions // block - first, positions % block
         own[page, :, 0, offset] = keys
         own[page, :, 1, offset] = values
         self._own, self._first_own = own, first
+        sent = own[begun - first :]
+        if host.codes is not None:
+            # Earlier tokens of its first block stay as they are: they were rounded before.
+            pages, sent = sent, pack_pages(sent, host.codes)
+            unpack_pages(sent, host.codes, pages)
         behind = self._store.behind
         behind.follow()
         with behind.copying():
-            write_pages(self._layer.host, numbers[begun:count], own[begun - first :])
-        behind.uses(own)
+            write_pages(host, numbers[begun:count], sent)
+        behind.uses(sent)
         self._prefetch(self._index, keys.shape[0])
         self._extend_compressed(own, self._own_table(count), position, keys.shape[0])
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from salalocal.cache.kv_store import PagedCache
 from salalocal.cache.page_table import PageTable
 from salalocal.cache.tiered_store import TieredStore
+from salalocal_kernels import pack_pages, unpack_pages
 
 
 class TieredCache(PagedCache):
@@ -57,12 +58,26 @@ class TieredCache(PagedCache):
         assert not start % block
         self.store.settle()
         pages = [host.page(number) for number in self._table.pages[start // block : -(-stop // block)]]
+        if host.codes is not None:
+            found = torch.empty(len(pages), *self.store.page_shape, dtype=self.store.dtype)
+            unpack_pages(torch.stack(pages), host.codes, found)
+            pages = list(found)
         return torch.stack(pages, dim=2).flatten(2, 3)[:, :, : stop - start]
 
     def keep_span(self, layer: int, start: int, values: Tensor) -> None:
-        """Stores values [Hkv, 2, T, D] of tokens from `start` on, at the beginning of a block, after `extend`."""
+        """Stores values [Hkv, 2, T, D] of tokens from `start` on, at the beginning of a block, after `extend`.
+
+        Where the host keeps 8 bits they are rounded, which changes nothing in what was kept so before.
+        """
         block, host = self.block_size, self.store.host.layer(layer)
         self.store.settle()
+        if host.codes is not None:
+            heads, two, tokens, dim = values.shape
+            whole = torch.nn.functional.pad(values, (0, 0, 0, -tokens % block)).view(heads, two, -1, block, dim)
+            strips = pack_pages(whole.permute(2, 0, 1, 3, 4), host.codes)
+            for number, strip in zip(self._table.pages[start // block :], strips, strict=False):
+                host.page(number).copy_(strip)
+            return
         for at in range(0, values.shape[2], block):
             part = values[:, :, at : at + block]
             host.page(self._table.pages[(start + at) // block])[:, :, : part.shape[2]] = part

@@ -15,7 +15,10 @@ from salalocal.cache.host_memory import SEGMENT_BYTES, HostMemory
 from salalocal.cache.page_table import PagePool
 from salalocal.cache.staging import Lane, Staging
 from salalocal.planner import Tiers
-from salalocal_kernels import HostPages, SlotPool, fetch_blocks, write_token
+from salalocal_kernels import HostPages, SlotPool, fetch_blocks, strip_bytes, write_token
+
+# How the host keeps K and V besides "full", in the dtype of the activations.
+KV_CODES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 
 @dataclass(frozen=True)
@@ -78,15 +81,18 @@ class TieredStore:
         kv_heads: K/V heads.
         head_dim: channels per head.
         block_size: tokens per page.
-        dtype: of K and V.
+        dtype: of K and V on the device.
         device: that computes.
         slots: blocks of one kv head that a layer has on the device.
         staged_pages: pages of each of the two buffers.
         segment_bytes: by which host memory grows.
+        kv: how the host keeps them: "full", or one of KV_CODES.
+        strip_pages: as of `Staging`.
 
     Attributes:
         pool: hands out page numbers.
         host: where all pages are.
+        page_shape: Hkv, 2, B and D.
         staging: the buffers.
         behind: the lane on which what was computed goes to the host.
         round: number of the chunk or token that is being read.
@@ -103,15 +109,23 @@ class TieredStore:
         slots: int,
         staged_pages: int,
         segment_bytes: int = SEGMENT_BYTES,
+        kv: str = "full",
+        strip_pages: int = 0,
     ) -> None:
         self.pool = PagePool()
         self.block_size = block_size
         self.kv_heads = kv_heads
         self.device = device
         self.dtype = dtype
-        shape = (kv_heads, 2, block_size, head_dim)
-        self.host = HostMemory(layers, shape, dtype, device, segment_bytes)
-        self.staging = Staging(staged_pages, shape, dtype, device)
+        self.kv = kv
+        self.page_shape = (kv_heads, 2, block_size, head_dim)
+        self._strip_shape = (kv_heads, strip_bytes(block_size, head_dim))
+        if kv == "full":
+            self.host = HostMemory(layers, self.page_shape, dtype, device, segment_bytes)
+        else:
+            codes = KV_CODES[kv]
+            self.host = HostMemory(layers, self._strip_shape, torch.uint8, device, segment_bytes, codes)
+        self.staging = Staging(staged_pages, self.page_shape, dtype, device, strip_pages)
         self.behind = Lane(device)
         self.round = 0
         self._slots = torch.zeros(layers, slots, 2, block_size, head_dim, dtype=dtype, device=device)
@@ -131,7 +145,7 @@ class TieredStore:
     @property
     def shares(self) -> Tiers:
         """How device memory is shared out."""
-        return Tiers(self._slots.shape[1], self.staging.pages)
+        return Tiers(self._slots.shape[1], self.staging.pages, self.staging.strip_pages)
 
     @property
     def page_bytes(self) -> int:
@@ -189,6 +203,10 @@ class TieredStore:
             self._slot_table = torch.zeros(self.kv_heads, 2 * blocks, dtype=torch.int64, device=self.device)
         return self._slot_table
 
+    def strips(self, pages: int) -> Tensor:
+        """Memory on the device for so many pages as the host keeps them in 8 bits, not filled."""
+        return torch.empty(pages, *self._strip_shape, dtype=torch.uint8, device=self.device)
+
     def begin_round(self) -> None:
         """A chunk or a token is going to be read: everything written so far is in its place for it."""
         self.round += 1
@@ -221,5 +239,6 @@ class TieredStore:
     def traffic(self) -> Traffic:
         """Since the beginning; waits for the device."""
         hits, misses = self._counts.sum(0).tolist()
-        fetched, streamed = misses * self._slots[0, 0].nbytes, self.staging.copied_bytes
+        block_bytes = self.page_bytes // (self.layers * self.kv_heads)
+        fetched, streamed = misses * block_bytes, self.staging.copied_bytes
         return Traffic(hits, misses, fetched, streamed, self.host.pin_seconds)

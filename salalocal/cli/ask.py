@@ -20,6 +20,7 @@ from salalocal.cli.options import (
     EvidenceOption,
     GpuMemoryOption,
     JsonOption,
+    KvOption,
     MaxTokensOption,
     ModelOption,
     PrefillOption,
@@ -64,6 +65,7 @@ def ask(
     dtype: DtypeOption = "auto",
     prefill: PrefillOption = "full",
     gpu_memory: GpuMemoryOption = None,
+    kv: KvOption = "full",
     max_tokens: MaxTokensOption = 512,
     temperature: TemperatureOption = 0.0,
     seed: SeedOption = 0,
@@ -80,7 +82,7 @@ def ask(
     name = choose_model(model)
     _check_words(paths)
     documents = read_documents(paths)
-    engine = load_engine(name, device, dtype, prefill, gpu_bytes)
+    engine = load_engine(name, device, dtype, prefill, gpu_bytes, kv)
     messages = [salalocal.Message("user", question)]
     with cancel_on_interrupt() as cancel, saying_what_to_drop(engine, documents):
         session = engine.new_session()

@@ -11,6 +11,7 @@ import typer
 
 from salalocal.cli.bench_cards import cards
 from salalocal.cli.bench_hits import hits
+from salalocal.cli.bench_kv import kv
 from salalocal.cli.bench_long import long
 from salalocal.cli.options import Device, JsonOption
 from salalocal.cli.terminal import human_bytes, human_count, print_json, print_note, stderr, stdout
@@ -276,6 +277,7 @@ def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
 def register(app: typer.Typer) -> None:
     """Adds the verb to the command line."""
     bench.command("hits", short_help="Count what answers fetch where K/V is in main memory.")(hits)
+    bench.command("kv", short_help="What keys and values of 8 bits change in selected blocks.")(kv)
     bench.command("long", short_help="Time whole texts of up to 2M tokens, and a dense model beside them.")(long)
     bench.command("cards", short_help="Compute what other cards would take.")(cards)
     app.add_typer(bench, name="bench")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
 import typer
 
 from salalocal.byte_sizes import parse_gpu_memory
-from salalocal.cli.options import GpuMemoryOption, JsonOption, PrefillOption
+from salalocal.cli.options import GpuMemoryOption, JsonOption, KvOption, PrefillOption
 from salalocal.cli.terminal import print_json, print_note, stderr, stdout
 from salalocal.errors import InvalidRequest
 from salalocal.evaluate.lengths import format_length, parse_lengths
@@ -42,6 +42,7 @@ def long(
     ] = "replayed",
     prefill: PrefillOption = "full",
     gpu_memory: GpuMemoryOption = None,
+    kv: KvOption = "full",
     chunk: Annotated[
         str, typer.Option("--chunk", metavar="N", help="Tokens read at once; 8K is what the engine takes by itself.")
     ] = "8K",
@@ -93,6 +94,7 @@ def long(
         prefill=prefill,
         chunk_tokens=_chunk(chunk),
         gpu_memory=parse_gpu_memory(gpu_memory),
+        kv=kv,
         staged=staged,
     )
     peer_lengths = () if peer is None else parse_lengths(peer, _LEAST, _MOST)
@@ -179,7 +181,8 @@ def _line(row: LongRow, table: LongTable) -> str:
         f"{_planned(row.planned_seconds, row.plan_ratio, '.2f'):>13} "
         f"{_planned(row.planned_tokens_per_second, row.plan_decode_ratio, '.0f'):>11} {_cell(ratio, '.2f'):>7}"
     )
-    return f"{cells}  {row.note}".rstrip()
+    kept = "" if row.kv == "full" else f"K and V in {row.kv}"
+    return "  ".join(filter(None, (cells.rstrip(), kept, row.note)))
 
 
 def _cell(value: float | None, form: str) -> str:

@@ -23,6 +23,7 @@ from salalocal.cli.options import (
     DtypeOption,
     EvidenceOption,
     GpuMemoryOption,
+    KvOption,
     MaxTokensOption,
     ModelOption,
     PrefillOption,
@@ -56,6 +57,7 @@ def chat(
     dtype: DtypeOption = "auto",
     prefill: PrefillOption = "full",
     gpu_memory: GpuMemoryOption = None,
+    kv: KvOption = "full",
     max_tokens: MaxTokensOption = 512,
     temperature: TemperatureOption = 0.0,
     seed: SeedOption = 0,
@@ -71,7 +73,7 @@ def chat(
     name = choose_model(model)
     documents = read_documents(paths or [])
     conversation = Conversation(
-        load_engine(name, device, dtype, prefill, gpu_bytes), documents, sampling, evidence=evidence
+        load_engine(name, device, dtype, prefill, gpu_bytes, kv), documents, sampling, evidence=evidence
     )
     stdout().print(f"salalocal {salalocal.__version__} · {name}", style="bold")
     conversation.read()

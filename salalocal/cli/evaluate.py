@@ -15,7 +15,15 @@ from rich.status import Status
 from salalocal.byte_sizes import parse_gpu_memory
 from salalocal.cli.interrupt import EXIT_INTERRUPTED, cancel_on_interrupt
 from salalocal.cli.opening import choose_model, load_engine
-from salalocal.cli.options import DeviceOption, DtypeOption, GpuMemoryOption, JsonOption, ModelOption, PrefillOption
+from salalocal.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    GpuMemoryOption,
+    JsonOption,
+    KvOption,
+    ModelOption,
+    PrefillOption,
+)
 from salalocal.cli.terminal import LOG_EVERY_SECONDS, human_seconds, print_json, print_note, stderr, stdout
 from salalocal.errors import Cancelled, InvalidRequest
 from salalocal.evaluate.fact_rows import draw_rows, read_rows
@@ -63,6 +71,7 @@ def facts(
     dtype: DtypeOption = "auto",
     prefill: PrefillOption = "full",
     gpu_memory: GpuMemoryOption = None,
+    kv: KvOption = "full",
     json: JsonOption = False,
 ) -> None:
     """Plant facts in a made-up text, read it once, and ask a question about each.
@@ -76,7 +85,7 @@ def facts(
     name = choose_model(model)
     from salalocal.evaluate.facts import evaluate_facts
 
-    engine = load_engine(name, device, dtype, prefill, gpu_bytes)
+    engine = load_engine(name, device, dtype, prefill, gpu_bytes, kv)
     table = _FactsTable(silent=json)
     with _Watch() as watch, _stopping(), cancel_on_interrupt() as cancel:
         cells = evaluate_facts(
@@ -123,6 +132,7 @@ def ruler(
     dtype: DtypeOption = "auto",
     prefill: PrefillOption = "full",
     gpu_memory: GpuMemoryOption = None,
+    kv: KvOption = "full",
     json: JsonOption = False,
 ) -> None:
     """Run the RULER tasks at any length up to 2M tokens, with texts made up here after their published definitions.
@@ -138,7 +148,7 @@ def ruler(
     name = choose_model(model)
     from salalocal.evaluate.ruler.run import evaluate_ruler
 
-    engine = load_engine(name, device, dtype, prefill, gpu_bytes)
+    engine = load_engine(name, device, dtype, prefill, gpu_bytes, kv)
     with _Watch() as watch, _stopping(), cancel_on_interrupt() as cancel:
         cells = evaluate_ruler(
             engine,

@@ -16,7 +16,7 @@ from salalocal.errors import BadDocument, ContextTooLong, InvalidRequest
 
 if TYPE_CHECKING:
     from salalocal import Document, Engine
-    from salalocal.cli.options import Device, Dtype, Prefill
+    from salalocal.cli.options import Device, Dtype, Kv, Prefill
 
 LARGEST_NAMED = 3
 
@@ -70,11 +70,13 @@ def _read(path: str) -> Document:
         )
 
 
-def load_engine(name: str, device: Device, dtype: Dtype, prefill: Prefill, gpu_memory: int | None) -> Engine:
+def load_engine(
+    name: str, device: Device, dtype: Dtype, prefill: Prefill, gpu_memory: int | None, kv: Kv = "full"
+) -> Engine:
     """The engine, with a spinner on a terminal while its weights come in."""
     console = stderr()
     with nullcontext() if not console.is_terminal else console.status(f"loading {name}"):
-        return salalocal.load(name, device=device, dtype=dtype, prefill=prefill, gpu_memory=gpu_memory)
+        return salalocal.load(name, device=device, dtype=dtype, prefill=prefill, gpu_memory=gpu_memory, kv=kv)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import typer
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 Prefill = Literal["full", "int8", "fp8"]
+Kv = Literal["full", "int8", "fp8"]
 
 MAX_TEMPERATURE = 100.0
 
@@ -48,6 +49,14 @@ GpuMemoryOption = Annotated[
         metavar="SIZE",
         help="Take no more of the GPU than this, as in 8GiB, CUDA's own part included. Without it: all that is free.",
         show_default=False,
+    ),
+]
+KvOption = Annotated[
+    Kv,
+    typer.Option(
+        "--kv",
+        help="How keys and values are kept in main memory, where --gpu-memory leaves no room for them: in the "
+        "arithmetic's format, or rounded to 8 bits.",
     ),
 ]
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, metavar="N", help="Longest answer, in tokens.")]

@@ -11,7 +11,7 @@ import typer
 from salalocal import hub
 from salalocal.bus_times import ASSUMED_HIT_RATE
 from salalocal.byte_sizes import human_size, parse_gpu_memory
-from salalocal.cli.options import Device, JsonOption
+from salalocal.cli.options import Device, JsonOption, Kv, KvOption
 from salalocal.cli.terminal import human_seconds, one_line, print_json, print_note, stdout
 from salalocal.config import ModelConfig
 from salalocal.errors import InvalidRequest
@@ -63,6 +63,7 @@ def plan(
             show_default=False,
         ),
     ] = None,
+    kv: KvOption = "full",
     device: Annotated[Device, typer.Option("--device", help="Where the model is to run.")] = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -74,7 +75,7 @@ def plan(
     path = hub.find_config(model)
     config = read_config(path)
     tokens = config.max_position_embeddings if context is None else _tokens(context)
-    where = _where(device, parse_gpu_memory(gpu_memory))
+    where = _where(device, parse_gpu_memory(gpu_memory), kv)
     planned = make_plan(config, tokens, where.place)
     if json:
         print_json(as_data(model, planned, where))
@@ -106,7 +107,7 @@ class Where:
         return "gpu" if self.place.on_gpu else "host"
 
 
-def _where(device: Device, gpu_bytes: int | None) -> Where:
+def _where(device: Device, gpu_bytes: int | None, kv: Kv) -> Where:
     from salalocal.engine.load import resolve_device, resolve_dtype
     from salalocal.engine.out_of_memory import available_bytes
 
@@ -121,7 +122,7 @@ def _where(device: Device, gpu_bytes: int | None) -> Where:
     else:
         usable, item_bytes, name = usable_gpu_bytes(gpu_bytes), 2, "bfloat16"
     host = None if gpu_bytes is None else usable_bytes(psutil.virtual_memory().available)
-    place = Place(on_gpu, item_bytes, usable, None if machine is None else machine.rates, host)
+    place = Place(on_gpu, item_bytes, usable, None if machine is None else machine.rates, host, kv=kv)
     return Where(place, name, gpu_bytes, machine)
 
 
@@ -152,6 +153,7 @@ def as_data(model: str, planned: Plan, where: Where) -> dict[str, object]:
         "context_tokens": planned.asked.tokens,
         "device": "cuda" if where.place.on_gpu else "cpu",
         "dtype": where.dtype,
+        "kv": where.place.kv,
         "bytes": tiers,
         "total_bytes": planned.asked.total_bytes,
         "usable_bytes": where.place.usable_bytes,
@@ -231,7 +233,10 @@ def _notes(config: ModelConfig, planned: Plan, where: Where) -> list[str]:
     if where.total_bytes is not None:
         notes.append(f"of a GPU's {human_size(where.total_bytes)}, CUDA takes half a GiB and a twentieth is left free")
     if planned.choice.kv_device_bytes is not None:
-        notes.append("keys and values are in main memory, and the GPU takes what is left of it for those read last")
+        rounded = "" if where.place.kv == "full" else f", in {where.place.kv}"
+        notes.append(
+            f"keys and values are in main memory{rounded}, and the GPU takes what is left of it for those read last"
+        )
         notes += _assumptions(planned.asked, where)
     if where.machine is None:
         notes.append("no times: they come from rates measured on the GPU itself, and there is none here")

@@ -112,6 +112,11 @@ class Engine:
         """Bytes of the resident weights."""
         return self._network.nbytes
 
+    @property
+    def kv(self) -> str:
+        """How K and V are kept in host memory, as `load` was told; "full" where they are on the device."""
+        return "full" if self._tiers is None else self._tiers.kv
+
     def packing_note(self) -> str | None:
         """A sentence where the model's files hold packed weights: whether they stay packed in memory."""
         if self.config.quantization is None:
@@ -138,7 +143,7 @@ class Engine:
         if self._tiers is not None:
             if rates.bus is None:
                 return None
-            away = kv_away(self.config, self.dtype.itemsize, self._tiers.shares)
+            away = kv_away(self.config, self.dtype.itemsize, self._tiers.shares, self.kv)
         return predict(
             self.config,
             rates,
@@ -210,6 +215,8 @@ class Engine:
 
     def restore(self, path: str | Path, record_selection: bool = False, save_to: str | Path | None = None) -> Session:
         """The session saved in a folder by `Session.save` or `save_to`: bit-equal to the one that was saved.
+
+        An engine whose `kv` is of 8 bits rounds K and V of a session that was not, or in the other format.
 
         Every byte is checked before the session is handed out. The folder stays as it is.
 

@@ -91,7 +91,7 @@ def cap(device: torch.device, cap_bytes: int, weight_bytes: int, name: str) -> i
     _, total = torch.cuda.mem_get_info(device)
     torch.cuda.set_per_process_memory_fraction(min(1.0, left / total), _number(device))
     # Room between tensors of other sizes would be lost; PyTorch has no public name for this, and not in every version.
-    settings: Callable[[str], None] | None = getattr(torch.cuda.memory, "_set_allocator_settings", None)
+    settings: Callable[[str], None] | None = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
     if settings is not None:
         settings("expandable_segments:True")
     return left

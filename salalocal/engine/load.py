@@ -37,6 +37,7 @@ def load(
     prefill: str = "full",
     kv_budget: int | None = None,
     gpu_memory: int | None = None,
+    kv: str = "full",
 ) -> Engine:
     """Loads a model: a folder with config.json and safetensors, a .gguf file, or the name of one on this machine.
 
@@ -56,17 +57,22 @@ def load(
             None: all K and V are on the device, unless those of a million tokens do not fit under `gpu_memory`.
         gpu_memory: bytes of the GPU that the process may hold in all, CUDA's own part included; None: all that is
             free. It holds for everything that PyTorch does in this process from now on.
+        kv: how K and V in host memory are kept: "full", in `dtype`; "int8" or "fp8", rounded to 8 bits: half the memory
+            and half the bytes to move, and less exact (docs/performance.md).
 
     Raises:
         ModelNotFound, BadConfig, BadCheckpoint, BadTokenizer, UnsupportedFormat: the model cannot be used as it is.
         DoesNotFit: weights and kv_budget exceed the free memory or `gpu_memory`, or kv_budget has no room for one step;
             nothing was allocated.
-        InvalidRequest: device, dtype or prefill is not known or not there, prefill is in 8 bits and nothing packed,
-            kv_budget is given for a model without sparse attention, or `gpu_memory` for a processor.
+        InvalidRequest: device, dtype, prefill or kv is not known or not there, prefill is in 8 bits and nothing packed,
+            kv_budget is given for a model without sparse attention, `gpu_memory` for a processor, or kv in 8 bits where
+            all K and V are on the device.
     """
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
     _check_prefill(prefill, where)
+    if kv not in planner.KV_KINDS:
+        raise InvalidRequest(f"kv is {kv!r}; known are {', '.join(planner.KV_KINDS)}")
     path = find_model(path_or_name)
     if gpu_memory is not None and where.type != "cuda":
         raise InvalidRequest(f"gpu_memory is for a GPU, and {path.name} is to run on the processor: leave it out")
@@ -87,7 +93,12 @@ def load(
         if kv_budget is None:
             chunk, sizes = planner.capped(config, kind.itemsize, available_bytes(where))
             kv_budget = planner.kv_budget(config, sizes, available_bytes(where))
-    shares = None if kv_budget is None else planner.tiers(config, kind.itemsize, kv_budget)
+    if kv != "full" and kv_budget is None:
+        raise InvalidRequest(
+            f"kv in {kv} is for K and V in host memory, and here all of them are on the device: give kv_budget or a "
+            "smaller gpu_memory, or leave kv out"
+        )
+    shares = None if kv_budget is None else planner.tiers(config, kind.itemsize, kv_budget, kv)
     _check_fits(path, config, kind, sizes, chunk, where, kv_budget)
     network = build_network(
         config, source, kind, where, unpack=unpack,
@@ -101,11 +112,14 @@ def load(
             )
     name = path.stem if path.is_file() else path.name
     look = 0 if path.is_file() else closer_look_tokens(path)
-    tiers = None if shares is None else make_tiers(config, kind, where, shares)
+    tiers = None if shares is None else make_tiers(config, kind, where, shares, kv)
+    sizes = planner.with_kv(config, sizes, kv)
     return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files), look, tiers, prefill)
 
 
-def make_tiers(config: ModelConfig, dtype: torch.dtype, device: torch.device, shares: planner.Tiers) -> TieredStore:
+def make_tiers(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, shares: planner.Tiers, kv: str = "full"
+) -> TieredStore:
     """Slots and buffers on the device, and host memory to come."""
     return TieredStore(
         len(config.sparse_layers),
@@ -116,6 +130,8 @@ def make_tiers(config: ModelConfig, dtype: torch.dtype, device: torch.device, sh
         device,
         shares.slots,
         shares.staged_pages,
+        kv=kv,
+        strip_pages=shares.strip_pages,
     )
 
 

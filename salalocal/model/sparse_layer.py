@@ -108,6 +108,8 @@ class SparseLayer:
             num_blocks = memory.num_blocks(length)
             scores = block_scores(rows, fine, coarse, first, scale, sparse.kernel_stride, sparse.block_size, num_blocks)
             selections.append(self.select(scores, first))
+            # So that they are not there twice.
+            del scores
         return selections[0] if len(selections) == 1 else torch.cat(selections, dim=1)
 
     def select(self, scores: Tensor, first_position: int | Tensor) -> Tensor:

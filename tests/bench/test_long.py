@@ -387,3 +387,10 @@ def test_k_and_v_in_host_memory_are_counted(network: Network) -> None:
     assert traffic.hits > 0
     assert found[300_000].prefill_traffic is not None
     assert found[300_000].prefill_traffic.nbytes > 0
+    plan, table = replace(plan, kv="fp8"), LongTable(None)
+    time_texts(network, plan, table, "a card", "run", lambda _: None)
+    (rounded,) = table.rows
+    assert rounded.kv == "fp8"
+    assert rounded.setting != found[300_000].setting
+    assert rounded.prefill_traffic is not None
+    assert rounded.prefill_traffic.nbytes < 0.7 * found[300_000].prefill_traffic.nbytes

@@ -112,3 +112,9 @@ def test_weights_above_the_cap(calls: list[tuple[object, ...]], monkeypatch: pyt
 def test_an_8_bit_format_that_the_card_lacks() -> None:
     with pytest.raises(InvalidRequest, match="fp8 needs a GPU of compute capability"):
         run(Plan((128,), prefill="fp8"), (), LongTable(None))
+
+
+@pytest.mark.usefixtures("calls")
+def test_8_bits_of_keys_and_values_that_stay_on_the_card() -> None:
+    with pytest.raises(InvalidRequest, match="kv in int8 is for K and V in main memory: give --gpu-memory"):
+        run(Plan((128,), kv="int8"), (), LongTable(None))

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from salalocal.cache.page_table import page_runs
 from salalocal.cache.staging import Staging, read_pages, write_pages
-from salalocal_kernels import HostPages
+from salalocal_kernels import HostPages, pack_pages
 
 CPU = torch.device("cpu")
+NO_STRIPS = torch.empty(0, 1, 24, dtype=torch.uint8)
 
 
 def host(pages: int, per_segment: int = 5) -> HostPages:
@@ -85,6 +86,36 @@ def test_any_row_comes_through(count: int, pages: int, prefetched: bool, everyth
     assert seen == (list(range(count)) if wanted is None else wanted.tolist())
 
 
+@given(
+    count=st.integers(0, 23),
+    pages=st.integers(1, 9),
+    strip_pages=st.integers(1, 4),
+    everything=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None)
+def test_any_row_of_codes_comes_through(count: int, pages: int, strip_pages: int, everything: bool, seed: int) -> None:
+    """A few strips at a time, whatever they held before."""
+    generator = np.random.default_rng(seed)
+    numbers = generator.permutation(40)[:count].astype(np.int64)
+    wanted = None if everything else np.flatnonzero(generator.random(count) < 0.3)
+    values = torch.arange(40).float().view(-1, 1, 1, 1, 1).expand(-1, 1, 2, 2, 2).contiguous()
+    strips = pack_pages(values, torch.int8)
+    memory = HostPages(list(strips.split(5)), torch.zeros(9, dtype=torch.int64), True, torch.int8)
+    staging = Staging(pages, (1, 2, 2, 2), torch.float32, CPU, strip_pages)
+    seen: list[int] = []
+    for start, stop, found in staging.stream("this", memory, numbers, wanted):
+        inside = [place for place in range(start, stop) if wanted is None or place in wanted]
+        torch.testing.assert_close(
+            found[[place - start for place in inside], 0, 1, 1, 1], torch.from_numpy(numbers[inside]).float()
+        )
+        assert found.isfinite().all()
+        seen += inside
+    assert seen == (list(range(count)) if wanted is None else wanted.tolist())
+    assert staging.copied_bytes >= len(seen) * 2 * 2 * (2 + 2)
+    assert staging.nbytes == 2 * pages * 8 * 4 + strip_pages * 16
+
+
 def test_what_was_asked_for_early_is_not_copied_again() -> None:
     staging, row = Staging(4, (1, 2, 2, 2), torch.float32, CPU), np.arange(10)
     staging.prefetch("this", host(10), row)
@@ -98,6 +129,6 @@ def test_written_and_read_back() -> None:
     values = torch.randn(6, 1, 2, 2, 2)
     write_pages(memory, numbers, values)
     target = torch.zeros(8, 1, 2, 2, 2)
-    read_pages(memory, numbers, np.arange(6), target)
+    assert read_pages(memory, numbers, np.arange(6), target, NO_STRIPS) == values.nbytes
     assert torch.equal(target[:6], values)
     assert memory.page(6)[0, 0, 0, 0] == 6

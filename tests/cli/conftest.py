@@ -39,9 +39,14 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
     engine = ScriptedEngine()
 
     def load(
-        name: str, device: str = "auto", dtype: str = "auto", prefill: str = "full", gpu_memory: int | None = None
+        name: str,
+        device: str = "auto",
+        dtype: str = "auto",
+        prefill: str = "full",
+        gpu_memory: int | None = None,
+        kv: str = "full",
     ) -> ScriptedEngine:
-        engine.loaded_as = (name, device, dtype, prefill, gpu_memory)
+        engine.loaded_as = (name, device, dtype, prefill, gpu_memory, kv)
         return engine
 
     monkeypatch.setattr(salalocal, "load", load)

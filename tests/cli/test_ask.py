@@ -72,10 +72,12 @@ def test_options_reach_the_engine(run: Run, engine: ScriptedEngine, book: Path) 
         "int8",
         "--gpu-memory",
         "7.25GiB",
+        "--kv",
+        "fp8",
     ]
     options += ["--max-tokens", "3", "--temperature", "0.5", "--seed", "7"]
     outcome = run("ask", *options, book, "When?")
-    assert engine.loaded_as == ("other", "cpu", "float64", "int8", 29 << 28)
+    assert engine.loaded_as == ("other", "cpu", "float64", "int8", 29 << 28, "fp8")
     assert engine.samplings == [salalocal.Sampling(temperature=0.5, seed=7, max_tokens=3)]
     assert outcome.out == "The harbour was\n"
     assert "ended at 3 tokens; --max-tokens allows more" in outcome.err

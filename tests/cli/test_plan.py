@@ -119,6 +119,18 @@ def test_a_gpu_that_is_not_here(run: Run, measured: list[str]) -> None:
     assert [name for name, count in data["bytes"]["host"].items() if count] == ["keys_and_values"]
 
 
+def test_8_bits_in_main_memory(run: Run, measured: list[str]) -> None:
+    del measured
+    outcome = run("plan", RELEASED, "--context", "1M", "--gpu-memory", "24GiB", "--kv", "int8")
+    assert outcome.code == 0
+    assert "keys and values       84.2 MiB       4.6 GiB" in outcome.out
+    assert "keys and values are in main memory, in int8" in outcome.err
+    assert run("plan", RELEASED, "--gpu-memory", "24GiB", "--kv", "fp8", "--json").data["kv"] == "fp8"
+    outcome = run("plan", RELEASED, "--gpu-memory", "80GiB", "--kv", "int8")
+    assert outcome.code == 2
+    assert "kv in int8 is for K and V in main memory, and here all of them are on the device" in outcome.err
+
+
 def test_a_cap_on_the_gpu_here(run: Run, measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     del measured
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -140,7 +152,7 @@ def test_a_small_gpu_that_is_not_here(run: Run, measured: list[str]) -> None:
     assert outcome.code == 1
     assert measured == []
     assert "It does not fit: 28.5 GiB are needed and 7.1 GiB usable. What does:" in outcome.out
-    assert "packed ('salalocal quantize --format int4'), 1,048,576 tokens in 6.2 GiB" in outcome.out
+    assert "packed ('salalocal quantize --format int4'), 1,048,576 tokens in 6.3 GiB" in outcome.out
 
 
 def test_nothing_fits(run: Run, measured: list[str]) -> None:

@@ -56,10 +56,11 @@ def wide(folder: Path) -> Engine:
 
 @pytest.fixture
 def tiered(folder: Path) -> Callable[..., Engine]:
-    def make(slots: int = LEAST_SLOTS, staged: int = 129) -> Engine:
-        engine = salalocal.load(folder, device="cuda", dtype="bfloat16", kv_budget=256 << 20)
-        # 100 pages in a segment.
-        engine._tiers = TieredStore(2, 2, 128, 64, torch.bfloat16, engine.device, slots, staged, 100 * 2 * (64 << 10))
+    def make(slots: int = LEAST_SLOTS, staged: int = 129, kv: str = "full") -> Engine:
+        engine = salalocal.load(folder, device="cuda", dtype="bfloat16", kv_budget=256 << 20, kv=kv)
+        # 100 pages in a segment, or 196 of 8 bits.
+        segment = 100 * 2 * (64 << 10)
+        engine._tiers = TieredStore(2, 2, 128, 64, torch.bfloat16, engine.device, slots, staged, segment, kv, 50)
         return engine
 
     return make
@@ -129,6 +130,52 @@ def test_a_history_that_comes_in_pieces(
     ]
     ours, usual = (torch.stack(each).mean().sqrt() for each in errors)
     assert ours <= 2 * usual
+
+
+@pytest.mark.parametrize("kv", ["int8", "fp8"])
+def test_in_8_bits_the_size_of_the_pool_changes_nothing(tiered: Callable[..., Engine], kv: str) -> None:
+    """Blocks that came back from the host are bit for bit those that stayed, of chunks, steps and both."""
+    sessions = [tiered(slots, staged=500, kv=kv).new_session() for slots in (LEAST_SLOTS, 3000)]
+    with salalocal_kernels.watch() as served:
+        for session in sessions:
+            session.prefill(ids(20_000), chunk_size=4096)
+        step_alike(sessions[0], sessions[1], 150)
+        for session in sessions:
+            session.prefill(ids(5000, seed=3), chunk_size=3000)
+        step_alike(sessions[0], sessions[1], 70, seed=4)
+    assert served.fallbacks == {}
+    assert_same(sessions[0], sessions[1])
+    assert is_recorded(sessions[0])
+    small, large = (session.traffic for session in sessions)
+    assert small is not None
+    assert large is not None
+    assert small.misses > large.misses
+    assert small.bytes == small.misses * 16640
+
+
+@pytest.mark.parametrize("kv", ["int8", "fp8"])
+def test_in_8_bits_steps_and_chunks_round_alike(tiered: Callable[..., Engine], kv: str) -> None:
+    """What a token's kernel writes to the host is what a chunk's writes, in the first layer, whose keys are the same
+    up to a rounding of the products."""
+    steps, chunk = (tiered(staged=400, kv=kv).new_session() for _ in range(2))
+    for session in (steps, chunk):
+        session.prefill(ids(128))
+    more = ids(64, seed=1)
+    for token in more:
+        steps.step(token)
+    chunk.prefill(more)
+    found, expected = (session._cache.tokens(128, 192)["kv.0"].float() for session in (steps, chunk))
+    assert (found - expected).square().mean().sqrt() <= 5e-2 * expected.square().mean().sqrt()
+
+
+@pytest.mark.parametrize("kv", ["int8", "fp8"])
+def test_in_8_bits_saved_and_restored(tiered: Callable[..., Engine], tmp_path: Path, kv: str) -> None:
+    one = tiered(kv=kv).new_session()
+    one.prefill(ids(9000), chunk_size=4000)
+    one.step(1)
+    one.save(tmp_path / "saved")
+    other = tiered(kv=kv).restore(tmp_path / "saved")
+    step_alike(other, one, 9)
 
 
 def test_forks_and_going_back(tiered: Callable[..., Engine], resident: Engine) -> None:

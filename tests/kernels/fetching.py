@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from salalocal_kernels import HostPages, SlotPool
+from salalocal_kernels import HostPages, SlotPool, pack_pages, unpack_pages
 
 BLOCK, DIM, PER_SEGMENT = 16, 8, 3
 
@@ -23,11 +23,20 @@ class Desk:
     slot_table: Tensor
 
     @staticmethod
-    def new(pages: int, kv_heads: int, slots: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Desk:
+    def new(
+        pages: int,
+        kv_heads: int,
+        slots: int,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+        codes: torch.dtype | None = None,
+    ) -> Desk:
         """Every number in the host's pages is its own; the table names all pages in any order."""
         generator = torch.Generator().manual_seed(seed)
         count = -(-pages // PER_SEGMENT) * PER_SEGMENT
         data = torch.randn(count, kv_heads, 2, BLOCK, DIM, generator=generator).to(dtype)
+        if codes is not None:
+            data = pack_pages(data, codes)
         segments = list(data.split(PER_SEGMENT))
         addresses = torch.tensor([segment.data_ptr() for segment in segments] + [0] * 3)
         pool = SlotPool(
@@ -39,12 +48,22 @@ class Desk:
             torch.zeros(2, dtype=torch.int64),
         )
         table = torch.randperm(pages, generator=generator)
-        return Desk(HostPages(segments, addresses, True), pool, table, torch.zeros(kv_heads, pages, dtype=torch.int64))
+        slot_table = torch.zeros(kv_heads, pages, dtype=torch.int64)
+        return Desk(HostPages(segments, addresses, True, codes), pool, table, slot_table)
 
     def twin(self) -> Desk:
         """The same host, and a pool and a slot table of its own."""
         pool = SlotPool(**{name: value.clone() for name, value in vars(self.pool).items()})
         return replace(self, pool=pool, slot_table=self.slot_table.clone())
+
+    def values(self, page: int) -> Tensor:
+        """[Hkv, 2, B, D]: what a page of the host holds."""
+        held = self.host.page(page)
+        if self.host.codes is None:
+            return held
+        found = self.pool.slots.new_empty(len(held), *self.pool.slots.shape[1:])
+        unpack_pages(held, self.host.codes, found)
+        return found
 
     def check(self, blocks: Tensor, length: int) -> None:
         """Every block that is there is in the slot its table names, and the pool's maps agree."""
@@ -52,7 +71,7 @@ class Desk:
             for block in row:
                 if block >= 0 and block * BLOCK < length:
                     page, slot = int(self.page_table[block]), int(self.slot_table[head, block])
-                    assert torch.equal(self.pool.slots[slot], self.host.page(page)[head])
+                    assert torch.equal(self.pool.slots[slot], self.values(page)[head])
                     assert int(self.pool.stamps[slot]) == int(self.pool.clock)
         kv_heads = self.pool.slot_of.shape[0]
         found = {int(held): slot for slot, held in enumerate(self.pool.holds[:-1]) if held >= 0}
@@ -71,7 +90,8 @@ def rounds(draw: st.DrawFn) -> tuple[Desk, list[tuple[Tensor, int]]]:
     kv_heads, picks = draw(st.integers(1, 3)), draw(st.integers(1, 6))
     pages = draw(st.integers(picks, 30))
     slots = kv_heads * picks + draw(st.integers(0, 9))
-    desk = Desk.new(pages, kv_heads, slots)
+    codes = draw(st.sampled_from([None, torch.int8, torch.float8_e4m3fn]))
+    desk = Desk.new(pages, kv_heads, slots, codes=codes)
     found = []
     for _ in range(draw(st.integers(1, 6))):
         rows = [

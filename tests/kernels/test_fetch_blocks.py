@@ -8,7 +8,7 @@ from fetching import BLOCK, Desk, rounds
 from hypothesis import given, settings
 from torch import Tensor
 
-from salalocal_kernels import fetch_blocks, write_token
+from salalocal_kernels import fetch_blocks, pack_pages, unpack_pages, write_token
 from salalocal_kernels.ref.fetch_blocks import OLDEST_AGE
 
 
@@ -88,15 +88,19 @@ def test_against_a_list_in_order_of_use(case: tuple[Desk, list[tuple[Tensor, int
         assert len(order) == len(held)
 
 
+@pytest.mark.parametrize("codes", [None, torch.int8, torch.float8_e4m3fn], ids=str)
 @pytest.mark.parametrize("position", [0, BLOCK - 1, BLOCK, 5 * BLOCK + 3])
-def test_a_token_is_written_to_both_places(position: int) -> None:
-    desk = Desk.new(pages=6, kv_heads=2, slots=3)
+def test_a_token_is_written_to_both_places(position: int, codes: torch.dtype | None) -> None:
+    desk = Desk.new(pages=6, kv_heads=2, slots=3, codes=codes)
     block, offset = divmod(position, BLOCK)
     blocks = rows([block], [block])
     run(desk, blocks)
     keys, values = torch.randn(2, 8), torch.randn(2, 8)
+    before = desk.values(int(desk.page_table[block])).clone()
     write_token(keys, values, desk.page_table, desk.slot_table, torch.tensor([position]), desk.host, desk.pool)
     desk.check(blocks, 1 << 20)
-    page = desk.host.page(int(desk.page_table[block]))
-    assert torch.equal(page[:, 0, offset], keys)
-    assert torch.equal(page[:, 1, offset], values)
+    expected = torch.stack([keys, values], 1)
+    if codes is not None:
+        unpack_pages(pack_pages(expected[:, :, None], codes), codes, expected[:, :, None])
+    before[:, :, offset] = expected
+    assert torch.equal(desk.values(int(desk.page_table[block])), before)

@@ -1,8 +1,8 @@
 """Blocks in host memory brought into slots on a GPU: one program assigns slots, many copy, and the host knows nothing.
 
-Bound by the bus: a missing block is 32 KiB, read through its address in page-locked memory by a few programs at once,
-so that everything missing is under way together. Assigning takes one program as long as a few launches; where nothing
-is missing it looks at no slot but those of the blocks.
+Bound by the bus: a missing block is 32 KiB, or 16.25 in 8 bits, read through its address in page-locked memory by a few
+programs at once, so that everything missing is under way together. Assigning takes one program as long as a few
+launches; where nothing is missing it looks at no slot but those of the blocks.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from salalocal_kernels.gpu.early import let_next_begin, overlapped, wait
+from salalocal_kernels.gpu.kv_codes import alignment, code_options, of_strip, row_tiles
 from salalocal_kernels.gpu.target import INTERPRETED
 from salalocal_kernels.ref.fetch_blocks import OLDEST_AGE, HostPages, SlotPool
 
@@ -138,6 +139,34 @@ def _copy_blocks_kernel(
         tl.store(slots_ptr + slot * words + at, values, mask=at < words)
 
 
+@triton.jit
+def _copy_codes_kernel(
+    blocks_ptr, table_ptr, addresses_ptr, jobs_ptr, slots_ptr,
+    per_segment,
+    stride_bh, stride_bk,
+    HEADS: tl.constexpr, PICKS: tl.constexpr, LINES: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr,
+    ROWS: tl.constexpr, ALIGNED: tl.constexpr, IS_FP8: tl.constexpr, PART: tl.constexpr, IS_EARLY: tl.constexpr,
+):  # fmt: skip
+    let_next_begin(IS_EARLY)
+    wait(IS_EARLY)
+    index = tl.program_id(0)
+    slot = tl.load(jobs_ptr + index).to(tl.int64)
+    if slot >= 0:
+        head = (index // PICKS).to(tl.int64)
+        block = tl.load(blocks_ptr + head * stride_bh + (index % PICKS) * stride_bk)
+        page = tl.load(table_ptr + block)
+        address = tl.load(addresses_ptr + page // per_segment)
+        address += ((page % per_segment) * HEADS + head) * (LINES * (DIM + 2))
+        codes = address.to(tl.pointer_type(tl.uint8), bitcast=True)
+        largest = (address + LINES * DIM).to(tl.pointer_type(tl.int16), bitcast=True)
+        row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+        dims = tl.arange(0, PADDED)
+        inside = dims[None, :] < DIM
+        values = of_strip(codes, largest, row, dims, inside, DIM, ALIGNED, IS_FP8, PART)
+        places = slots_ptr + slot * (LINES * DIM) + row[:, None] * DIM + dims[None, :]
+        tl.store(places, values.to(slots_ptr.dtype.element_ty), mask=inside)
+
+
 def fetch_blocks(
     blocks: Tensor,
     page_table: Tensor,
@@ -169,6 +198,16 @@ def fetch_blocks(
         BINS=_BINS, OLDEST=OLDEST_AGE, IS_COUNTED=is_counted,
         num_warps=1 if INTERPRETED else 8, **overlapped(blocks.device),
     )  # fmt: skip
+    if host.codes is not None:
+        tiles = row_tiles(*pool.slots.shape[2:])
+        _copy_codes_kernel[(kv_heads * picks, tiles["LINES"] // tiles["ROWS"])](
+            blocks, page_table, host.addresses, jobs, pool.slots,
+            host.per_segment,
+            blocks.stride(0), blocks.stride(1),
+            HEADS=kv_heads, PICKS=picks, **tiles, ALIGNED=alignment(tiles["DIM"]), **code_options(host.codes),
+            num_warps=1 if INTERPRETED else 4, **overlapped(blocks.device),
+        )  # fmt: skip
+        return
     at_once = min(_WORDS, triton.next_power_of_2(words))
     _copy_blocks_kernel[(kv_heads * picks, triton.cdiv(words, at_once))](
         blocks, page_table, host.addresses, jobs, slots,

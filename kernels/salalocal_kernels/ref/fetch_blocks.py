@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from salalocal_kernels.ref.kv_codes import unpack_pages
+
 # Slots that were not used for so many calls, or more, count as equally old.
 OLDEST_AGE = (1 << 16) - 1
 
@@ -18,13 +20,16 @@ class HostPages:
 
     Attributes:
         segments: [Q, Hkv, 2, B, D] each, contiguous; page p is the one at p % Q of segment p // Q. May grow at its end.
+            With codes strips of them (`kv_codes`), uint8 [Q, Hkv, 2 B (D + 2)].
         addresses: int64 [C] on the device, where each segment begins; C is at least the number of segments.
         is_readable: the device reads this memory by itself.
+        codes: int8 or float8_e4m3fn where pages are in 8 bits; None where they are in the dtype of the slots.
     """
 
     segments: Sequence[Tensor]
     addresses: Tensor
     is_readable: bool
+    codes: torch.dtype | None = None
 
     @property
     def per_segment(self) -> int:
@@ -32,7 +37,7 @@ class HostPages:
         return self.segments[0].shape[0]
 
     def page(self, number: int) -> Tensor:
-        """[Hkv, 2, B, D], a view."""
+        """[Hkv, 2, B, D], or Hkv strips, a view."""
         return self.segments[number // self.per_segment][number % self.per_segment]
 
 
@@ -103,6 +108,10 @@ def fetch_blocks(
     pool.stamps[slot] = pool.clock
     slot_table[head, block] = slot
     for at, from_page, from_head in torch.stack([slot, page, head])[:, is_missing].T.tolist():
-        pool.slots[at] = host.page(from_page)[from_head]
+        page = host.page(from_page)[from_head]
+        if host.codes is None:
+            pool.slots[at] = page
+        else:
+            unpack_pages(page.to(pool.slots.device), host.codes, pool.slots[at])
     if is_counted:
         pool.counts.add_(torch.stack([(~is_missing).sum(), is_missing.sum()]))

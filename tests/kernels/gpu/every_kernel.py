@@ -25,6 +25,7 @@ from salalocal_kernels.gpu.extend_compressed_keys import extend_compressed_keys
 from salalocal_kernels.gpu.fetch_blocks import fetch_blocks
 from salalocal_kernels.gpu.gather_rows import gather_rows
 from salalocal_kernels.gpu.greedy_token import greedy_token
+from salalocal_kernels.gpu.kv_codes import pack_pages, unpack_pages
 from salalocal_kernels.gpu.lightning_decode import lightning_decode, lightning_step
 from salalocal_kernels.gpu.lightning_prefill import lightning_prefill
 from salalocal_kernels.gpu.norm_gate import norm_gate
@@ -40,11 +41,13 @@ from salalocal_kernels.gpu.sparse_attention_decode import sparse_attention_decod
 from salalocal_kernels.gpu.sparse_attention_unions import sparse_attention_prefill
 from salalocal_kernels.gpu.unpack_planes import plane_codes, plane_steps, plane_values
 from salalocal_kernels.gpu.write_token import write_token
+from salalocal_kernels.ref import kv_codes as ref_codes
 
 HEADS, KV_HEADS, DIM, BLOCK, STRIDE = 32, 2, 128, 64, 16
 LENGTH = 1000
 BLOCKS = -(-LENGTH // BLOCK)
 HALF = (torch.bfloat16, torch.float32)
+CODES = (torch.int8, torch.float8_e4m3fn)
 
 
 class Ops:
@@ -86,10 +89,12 @@ class Ops:
         row = [block if block < BLOCKS else -1 for block in range(picks)]
         return self.put(torch.tensor(row, dtype=torch.int32).expand(KV_HEADS, tokens, -1).contiguous())
 
-    def pool(self) -> tuple[HostPages, SlotPool, Tensor, Tensor]:
+    def pool(self, codes: torch.dtype | None = None) -> tuple[HostPages, SlotPool, Tensor, Tensor]:
         """Too few slots for all blocks."""
         slots = KV_HEADS * 8 + 1
         segments = [torch.randn(8, KV_HEADS, 2, BLOCK, DIM).bfloat16() for _ in range(-(-BLOCKS // 8))]
+        if codes is not None:
+            segments = [ref_codes.pack_pages(each, codes) for each in segments]
         segments = [each.pin_memory() for each in segments] if self.device == "cuda" else segments
         free = self.put(torch.full((slots + 1,), -1, dtype=torch.int32))
         nowhere = self.put(torch.full((KV_HEADS, BLOCKS), -1, dtype=torch.int32))
@@ -98,7 +103,7 @@ class Ops:
             self.normal(slots, 2, BLOCK, DIM), free, stamps, nowhere, self.whole(0, dtype=torch.int32), self.whole(0, 0)
         )
         table = self.put(torch.zeros(KV_HEADS, BLOCKS, dtype=torch.int64))
-        host = HostPages(segments, self.whole(*(each.data_ptr() for each in segments)), True)
+        host = HostPages(segments, self.whole(*(each.data_ptr() for each in segments)), True, codes)
         return host, pool, self.put(torch.arange(BLOCKS)), table
 
     # Attention.
@@ -144,16 +149,24 @@ class Ops:
             sparse_attention_decode(q, *self.pages(dtype), self.picked(1)[:, 0], self.whole(LENGTH), 0.1, mass)
 
     def fetch_blocks(self) -> None:
-        host, pool, table, slot_table = self.pool()
-        for first in (0, 5, 8):
-            row = torch.arange(first, first + 8, dtype=torch.int32)
-            blocks = self.put(row.expand(KV_HEADS, -1).contiguous())
-            fetch_blocks(blocks, table, self.whole(LENGTH), host, pool, slot_table)
+        for codes in (None, *CODES):
+            host, pool, table, slot_table = self.pool(codes)
+            for first in (0, 5, 8):
+                row = torch.arange(first, first + 8, dtype=torch.int32)
+                blocks = self.put(row.expand(KV_HEADS, -1).contiguous())
+                fetch_blocks(blocks, table, self.whole(LENGTH), host, pool, slot_table)
 
     def write_token(self) -> None:
-        host, pool, table, slot_table = self.pool()
-        key, value = self.normal(2, KV_HEADS, DIM)
-        write_token(key, value, table, slot_table, self.whole(LENGTH - 1), host, pool)
+        for codes in (None, *CODES):
+            host, pool, table, slot_table = self.pool(codes)
+            key, value = self.normal(2, KV_HEADS, DIM)
+            write_token(key, value, table, slot_table, self.whole(LENGTH - 1), host, pool)
+
+    def kv_codes(self) -> None:
+        for codes in CODES:
+            for block, dim in ((BLOCK, DIM), (16, 80)):
+                pages = self.normal(3, KV_HEADS, 2, block, dim)
+                unpack_pages(pack_pages(pages, codes), codes, pages)
 
     # Linear attention.
 
@@ -249,14 +262,15 @@ class Ops:
     def choice(self) -> None:
         for count in (73448, 511):
             token = greedy_token(self.put(torch.randn(count)))
-        advance(self.whole(3, 5, 7, 11), token.view(1))
+        advance(self.whole(3, 5, 7, 11, 6), token.view(1), self.whole(0))
         random_uniform(self.whole(5), self.whole(7))
 
 
 PARTS = {
     "attention": (
         "append_token", "extend_compressed_keys", "compress_keys", "block_scores", "select_blocks",
-        "sparse_attention_prefill", "sparse_attention_decode", "fetch_blocks", "write_token", "lightning_prefill",
+        "sparse_attention_prefill", "sparse_attention_decode", "fetch_blocks", "write_token", "kv_codes",
+        "lightning_prefill",
     ),
     "weights": (
         "gather_rows", "packed_linear", "packed_silu_mul", "unpack_planes", "scaled_linear", "rms_norm", "norm_gate",

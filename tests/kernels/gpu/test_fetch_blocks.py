@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from fetching import BLOCK, Desk, rounds
@@ -9,10 +11,13 @@ from gpu.triton_gate import SHARED_BYTES, assert_fits, launches, main, run_inter
 from hypothesis import given, settings
 from torch import Tensor
 
-from salalocal_kernels import HostPages, SlotPool
+from salalocal_kernels import HostPages, SlotPool, strip_bytes
 from salalocal_kernels.gpu import fetch_blocks as gpu
 from salalocal_kernels.gpu import write_token as gpu_write
 from salalocal_kernels.ref import fetch_blocks as ref
+from salalocal_kernels.ref.kv_codes import pack_pages, unpack_pages
+
+CODES = (torch.int8, torch.float8_e4m3fn)
 
 
 def assert_alike(one: Desk, other: Desk) -> None:
@@ -58,8 +63,8 @@ def check_a_pool_of_several_tiles_and_old_ages() -> None:
 
 
 def check_tokens_are_written_to_both_places() -> None:
-    for dtype in (torch.float32, torch.float16):
-        desk = Desk.new(pages=7, kv_heads=2, slots=9, dtype=dtype)
+    for dtype, codes in itertools.product((torch.float32, torch.float16), (None, *CODES)):
+        desk = Desk.new(pages=7, kv_heads=2, slots=9, dtype=dtype, codes=codes)
         blocks = torch.tensor([[0, 2, 6]] * 2, dtype=torch.int32)
         ref.fetch_blocks(blocks, desk.page_table, 1 << 20, desk.host, desk.pool, desk.slot_table)
         for position in (0, 2 * BLOCK + 5, 7 * BLOCK - 1):
@@ -67,11 +72,16 @@ def check_tokens_are_written_to_both_places() -> None:
                 keys, values = torch.randn(2, 3, 8).to(dtype)[:, 1], torch.randn(2, 8).to(dtype)
                 gpu_write.write_token(keys, values, desk.page_table, desk.slot_table, at, desk.host, desk.pool)
                 desk.check(blocks, 1 << 20)
-                page = desk.host.page(int(desk.page_table[position // BLOCK]))
-                assert torch.equal(page[:, :, position % BLOCK], torch.stack([keys, values], 1))
+                page = desk.values(int(desk.page_table[position // BLOCK]))
+                expected = torch.stack([keys, values], 1)
+                if codes is not None:
+                    unpack_pages(pack_pages(expected[:, :, None], codes), codes, expected[:, :, None])
+                assert torch.equal(page[:, :, position % BLOCK], expected)
 
 
-def released(slots: int, device: str = "meta") -> tuple[HostPages, SlotPool, Tensor, Tensor]:
+def released(
+    slots: int, device: str = "meta", codes: torch.dtype | None = None
+) -> tuple[HostPages, SlotPool, Tensor, Tensor]:
     """A pool of the released model's blocks, and 16,384 blocks in the host."""
 
     def empty(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
@@ -81,16 +91,17 @@ def released(slots: int, device: str = "meta") -> tuple[HostPages, SlotPool, Ten
         empty(slots, 2, 64, 128, dtype=torch.bfloat16), empty(slots + 1), empty(slots + 1), empty(2, 16384), empty(1),
         empty(2, dtype=torch.int64),
     )  # fmt: skip
-    host = HostPages(
-        [torch.empty(512, 2, 2, 64, 128, dtype=torch.bfloat16, device="meta")], empty(64, dtype=torch.int64), True
-    )
+    segment = torch.empty(512, 2, 2, 64, 128, dtype=torch.bfloat16, device="meta")
+    if codes is not None:
+        segment = torch.empty(512, 2, strip_bytes(64, 128), dtype=torch.uint8, device="meta")
+    host = HostPages([segment], empty(64, dtype=torch.int64), True, codes)
     return host, pool, empty(16384, dtype=torch.int64), empty(2, 16384, dtype=torch.int64)
 
 
-@pytest.mark.parametrize("slots", [256, 4096, 49152])
+@pytest.mark.parametrize(("slots", "codes"), [(256, None), (4096, None), (49152, None), *((256, one) for one in CODES)])
 @pytest.mark.parametrize("capability", SHARED_BYTES)
-def test_compiles_for_every_card(capability: int, slots: int) -> None:
-    host, pool, table, slot_table = released(slots)
+def test_compiles_for_every_card(capability: int, slots: int, codes: torch.dtype | None) -> None:
+    host, pool, table, slot_table = released(slots, codes=codes)
     length = torch.empty(1, dtype=torch.int64, device="meta")
     blocks = torch.empty(2, 128 if slots == 256 else 96, dtype=torch.int32, device="meta")
     assign, copy = launches(lambda: gpu.fetch_blocks(blocks, table, length, host, pool, slot_table))
@@ -104,14 +115,14 @@ def test_compiles_for_every_card(capability: int, slots: int) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("slots", [192, 300, 5000])
-def test_on_the_gpu(slots: int) -> None:
+@pytest.mark.parametrize(("slots", "codes"), [(192, None), (300, None), (5000, None), *((300, one) for one in CODES)])
+def test_on_the_gpu(slots: int, codes: torch.dtype | None) -> None:
     """Random and repeated picks out of pinned memory, recorded once and replayed, against the definition."""
     generator = torch.Generator().manual_seed(slots)
-    memory = torch.randn(3, 1000, 2, 2, 64, 128).bfloat16().pin_memory()
-    segments = list(memory)
+    memory = torch.randn(3000, 2, 2, 64, 128).bfloat16()
+    segments = list((memory if codes is None else pack_pages(memory, codes)).pin_memory().split(1000))
     addresses = torch.tensor([segment.data_ptr() for segment in segments], device="cuda")
-    host = HostPages(segments, addresses, True)
+    host = HostPages(segments, addresses, True, codes)
     _, pool, _, slot_table = released(slots, "cuda")
     pool.holds.fill_(-1), pool.slot_of.fill_(-1), slot_table.zero_()
     for each in (pool.stamps, pool.clock, pool.counts, pool.slots):
@@ -144,10 +155,15 @@ def test_on_the_gpu(slots: int) -> None:
     ref.fetch_blocks(blocks[:, :1], table, length, host, pool, slot_table)
     gpu_write.write_token(row, -row, table, slot_table, position, host, pool)
     torch.cuda.synchronize()
-    page = host.page(int(table[int(position) // 64]))[:, :, int(position) % 64]
-    assert torch.equal(page.cuda(), torch.stack([row, -row], 1))
+    page = host.page(int(table[int(position) // 64])).cuda()
+    expected, held = torch.stack([row, -row], 1), page
+    if codes is not None:
+        unpack_pages(pack_pages(expected[:, :, None], codes), codes, expected[:, :, None])
+        held = torch.empty(2, 2, 64, 128, device="cuda").bfloat16()
+        unpack_pages(page, codes, held)
+    assert torch.equal(held[:, :, int(position) % 64], expected)
     at = slot_table[:, int(position) // 64]
-    assert torch.equal(pool.slots[at, :, int(position) % 64], torch.stack([row, -row], 1))
+    assert torch.equal(pool.slots[at, :, int(position) % 64], expected)
 
 
 if __name__ == "__main__":

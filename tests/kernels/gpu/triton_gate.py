@@ -21,8 +21,9 @@ from compiled import SHARED_BYTES, Compiled, compile_kernel
 __all__ = ["SHARED_BYTES", "Launch", "assert_fits", "compiled", "launches", "main", "poisoned", "run_interpreted"]
 
 _TYPES = {
-    torch.int32: "i32", torch.int64: "i64", torch.uint8: "u8", torch.int8: "i8", torch.bfloat16: "bf16",
-    torch.float16: "fp16", torch.float32: "fp32", torch.float64: "fp64", torch.float8_e4m3fn: "fp8e4nv",
+    torch.int32: "i32", torch.int64: "i64", torch.uint8: "u8", torch.int8: "i8", torch.int16: "i16",
+    torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.float64: "fp64",
+    torch.float8_e4m3fn: "fp8e4nv",
 }  # fmt: skip
 
 
