@@ -11,8 +11,6 @@ from salalocal_quant import Projections, Weight
 
 # Fewer would unpack packed matrices more often than once for a chunk of the default size.
 SLICE_TOKENS = 8192
-# Channels of a slice come in so many at least: products of fewer are slow.
-_LEAST_CHANNELS = 256
 
 
 @dataclass(frozen=True)
@@ -23,29 +21,22 @@ class FeedForward:
         gate_up: W_gate and W_up.
         down_proj: W_down.
         slice_tokens: taken at once: gate and up of a long chunk would be the largest tensors of the whole network.
-        feed_tokens: gate and up are there for so many tokens at once, or for more with as many fewer channels, where
-            memory is short.
+        channels: of gate and up that are there at once where memory is short; None for all.
     """
 
     gate_up: Projections
     down_proj: Weight
     slice_tokens: int = SLICE_TOKENS
-    feed_tokens: int = SLICE_TOKENS
+    channels: int | None = None
 
     def __call__(self, u: Tensor) -> Tensor:
         """u [T, h] -> [T, h], in slices of tokens."""
         if len(u) <= self.slice_tokens:
-            return self._feed(u)
+            return self.gate_up.feed(u, self.down_proj, self.channels)
         out = torch.empty_like(u)
         for part, of in zip(torch.split(u, self.slice_tokens), torch.split(out, self.slice_tokens), strict=True):
-            of.copy_(self._feed(part))
+            of.copy_(self.gate_up.feed(part, self.down_proj, self.channels))
         return out
-
-    def _feed(self, u: Tensor) -> Tensor:
-        if len(u) <= self.feed_tokens:
-            return self.gate_up.feed(u, self.down_proj)
-        channels = self.down_proj.shape[1] * self.feed_tokens // len(u)
-        return self.gate_up.feed(u, self.down_proj, max(_LEAST_CHANNELS, channels // _LEAST_CHANNELS * _LEAST_CHANNELS))
 
     @property
     def matrices(self) -> tuple[Weight, ...]:
