@@ -27,10 +27,13 @@ _CUDA_CONTEXT_BYTES = 1 << 29
 _GPU_CHUNK_TOKENS = 8192
 _LEAST_GPU_CHUNK_TOKENS = 2048
 _AMPLE_KV_BYTES = 160 << 20
-# Of the budget for K/V each of the two buffers takes so much, and no more than a bus fills while a layer computes. What
-# a text's history exceeds them by, its attention waits for; slots need to hold a few times what one step reads.
+# Of a budget for K/V each of the two buffers takes a third, and the slots the rest: what a text's history exceeds the
+# buffers by, its attention waits for; slots need to hold a few times what one step reads. Ample buffers leave the next
+# of it to slots until those are ample too, and no buffer is larger than what a bus brings in 20 ms.
 _STAGED_SHARE = 3
-_MOST_STAGED_BYTES = 256 << 20
+_AMPLE_STAGED_BYTES = 256 << 20
+_AMPLE_SLOTS_BYTES = 1 << 30
+_MOST_STAGED_BYTES = 1 << 30
 # Pages of 8-bit codes that are on the device at once, on their way into a buffer: 16 MiB of the released model's.
 _STRIP_PAGES = 512
 # How K and V may be kept in host memory.
@@ -228,7 +231,9 @@ def tiers(config: ModelConfig, item_bytes: int, kv_budget: int, kv: str = "full"
             needed_bytes=needed,
             available_bytes=kv_budget,
         )
-    staged = max(staged, min(_MOST_STAGED_BYTES, kv_budget // _STAGED_SHARE) // (heads * slot_bytes))
+    beyond = max(0, kv_budget - 2 * _AMPLE_STAGED_BYTES - _AMPLE_SLOTS_BYTES)
+    wished = min(kv_budget, 3 * _AMPLE_STAGED_BYTES) + beyond
+    staged = max(staged, min(_MOST_STAGED_BYTES, wished // _STAGED_SHARE) // (heads * slot_bytes))
     strips = 0 if kv == "full" else min(staged, _STRIP_PAGES)
     left = kv_budget - strips * _strip_bytes(config)
     most_staged = (left - layers * slots * slot_bytes) // (2 * heads * slot_bytes)

@@ -1,8 +1,10 @@
-"""Two layers of the released sizes on the meta device, where tensors have shapes and no numbers. Knows no test."""
+"""Two layers of the released sizes on the meta device, where tensors have shapes and no numbers, or with zeros for
+numbers on another. Knows no test."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,34 +30,35 @@ def config() -> ModelConfig:
     )  # fmt: skip
 
 
-def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device=META)
+def empty(*shape: int, dtype: torch.dtype = torch.bfloat16, device: torch.device = META) -> Tensor:
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
-def planes(rows: int, columns: int, bits: int) -> PlanesWeight:
-    words = empty(rows, columns * bits // 32, dtype=torch.int32)
-    return PlanesWeight(Planes(words, empty(rows, columns // 128), None, bits, 128))
+def planes(rows: int, columns: int, bits: int, device: torch.device = META) -> PlanesWeight:
+    words = empty(rows, columns * bits // 32, dtype=torch.int32, device=device)
+    return PlanesWeight(Planes(words, empty(rows, columns // 128, device=device), None, bits, 128))
 
 
-def network() -> Network:
+def network(device: torch.device = META) -> Network:
     """The default recipe: 4 bits, but 8 for what decides selection, for gates and for the head."""
     sizes, hidden = config(), 4096
+    make, zeros = partial(planes, device=device), partial(empty, device=device)
     feed_forward = FeedForward(
-        together([planes(16384, hidden, 4), planes(16384, hidden, 4)], torch.device("cuda")), planes(hidden, 16384, 4)
+        together([make(16384, hidden, 4), make(16384, hidden, 4)], torch.device("cuda")), make(hidden, 16384, 4)
     )
     sparse = SparseLayer(
         sizes,
-        together([planes(rows, hidden, 8) for rows in (4096, 256, 256, 4096)], torch.device("cuda")),
-        planes(hidden, hidden, 4),
+        together([make(rows, hidden, 8) for rows in (4096, 256, 256, 4096)], torch.device("cuda")),
+        make(hidden, hidden, 4),
     )
     lightning = LightningLayer(
         sizes,
-        together([*(planes(4096, hidden, 4) for _ in range(3)), planes(4096, hidden, 8)], torch.device("cuda")),
-        planes(hidden, hidden, 4),
-        *(empty(128), empty(128), empty(4096)),
-        slopes=empty(32, dtype=torch.float32),
+        together([*(make(4096, hidden, 4) for _ in range(3)), make(4096, hidden, 8)], torch.device("cuda")),
+        make(hidden, hidden, 4),
+        *(zeros(128), zeros(128), zeros(4096)),
+        slopes=zeros(32, dtype=torch.float32),
     )
-    norm = empty(hidden)
-    table = Int8Weight(empty(73448, hidden, dtype=torch.int8), empty(73448, hidden // 128), None, torch.bfloat16)
+    norm = zeros(hidden)
+    table = Int8Weight(zeros(73448, hidden, dtype=torch.int8), zeros(73448, hidden // 128), None, torch.bfloat16)
     layers = (Layer(norm, sparse, norm, feed_forward), Layer(norm, lightning, norm, feed_forward))
-    return Network(sizes, torch.bfloat16, META, table, layers, norm, planes(73448, hidden, 8))
+    return Network(sizes, torch.bfloat16, device, table, layers, norm, make(73448, hidden, 8))

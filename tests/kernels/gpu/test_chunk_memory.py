@@ -21,10 +21,11 @@ from triton.runtime.jit import JITFunction
 from triton_gate import launches
 
 from salalocal import planner
+from salalocal.bench.made_model import make_history
 from salalocal.cache.attention_cache import ResidentAttention
 from salalocal.cache.attention_memory import Piece
 from salalocal.cache.session_cache import SessionCache
-from salalocal.model.narrow import NARROW_DTYPES, narrowed
+from salalocal.model.narrow import NARROW_DTYPES, narrowed, why_not
 from salalocal.model.network import Network
 from salalocal_kernels import coverage, dispatch
 from salalocal_quant import planes_weight
@@ -65,8 +66,8 @@ def two_pieces(self: ResidentAttention, blocks: Tensor) -> Iterator[Piece]:
         yield Piece(pages, table, first, stop, is_whole=False)
 
 
-@pytest.fixture(autouse=True)
-def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_device_type", lambda _: "cuda")
     monkeypatch.setattr(coverage, "_capability", lambda _: (9, 0))
     monkeypatch.setattr(ResidentAttention, "pieces", two_pieces)
@@ -90,21 +91,50 @@ def peak_of_a_chunk(made: Network, tokens: int) -> int:
     return living.peak
 
 
-@pytest.mark.parametrize("prefill", ["full", *NARROW_DTYPES])
-@pytest.mark.parametrize("tokens", [8192, 4096, 2048, 1000])
-def test_a_lean_chunk(tokens: int, prefill: str) -> None:
-    made = network()
+def lean(made: Network, tokens: int, prefill: str) -> tuple[Network, int]:
+    """The network as a capped card has it, and the bytes planned for a chunk's tensors."""
     packed = planner.packed(made.config, "int4")
     assert packed is not None
     sizes = planner.footprint(packed, 2, tokens, is_lean=True, is_narrow=prefill != "full")
-    lean = [
+    layers = [
         replace(layer, feed_forward=replace(layer.feed_forward, channels=sizes.feed_channels)) for layer in made.layers
     ]
-    made = replace(made, layers=tuple(lean))
+    return replace(made, layers=tuple(layers)), sizes.workspace_bytes
+
+
+@pytest.mark.parametrize("prefill", ["full", *NARROW_DTYPES])
+@pytest.mark.parametrize("tokens", [8192, 4096, 2048, 1000])
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_a_lean_chunk(tokens: int, prefill: str) -> None:
+    made, planned = lean(network(), tokens, prefill)
     if prefill != "full":
         narrow: list[Network] = []
         launches(lambda: narrow.append(narrowed(made, prefill)))
         (made,) = narrow
     peak = peak_of_a_chunk(made, tokens)
     # The rest is for what PyTorch and cuBLAS take themselves.
-    assert 96 << 20 < sizes.workspace_bytes - peak < 192 << 20
+    assert 96 << 20 < planned - peak < 192 << 20
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("prefill", ["full", *NARROW_DTYPES])
+@pytest.mark.parametrize("tokens", [8192, 2048])
+def test_on_the_gpu(tokens: int, prefill: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels' own room and roundings included; the history is there before."""
+    device = torch.device("cuda")
+    if lack := why_not(prefill, device) if prefill != "full" else "":
+        pytest.skip(lack)
+    monkeypatch.setattr(ResidentAttention, "pieces", two_pieces)
+    monkeypatch.setattr(planes_weight, "_scratch", {})
+    made, planned = lean(network(device), tokens, prefill)
+    if prefill != "full":
+        made = narrowed(made, prefill)
+    cache = make_history(made.config, MILLION - tokens, MILLION, torch.bfloat16, device)
+    ids = torch.zeros(tokens, dtype=torch.int64, device=device)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    with torch.inference_mode():
+        made.read(ids, cache, True, None)
+    torch.cuda.synchronize()
+    assert torch.cuda.max_memory_allocated() - before <= planned
