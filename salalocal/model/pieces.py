@@ -13,6 +13,9 @@ from torch import Tensor
 from salalocal.cache.attention_memory import Piece
 from salalocal_kernels import sparse_attention_decode, sparse_attention_prefill
 
+# Queries that attend to a piece at once: the float32 sums of more would take more memory than the rest of a chunk.
+_TILE_TOKENS = 2048
+
 
 def attend_in_pieces(q: Tensor, blocks: Tensor, pieces: Iterable[Piece], first_position: int, scale: float) -> Tensor:
     """Attention of queries over their selected blocks.
@@ -28,22 +31,28 @@ def attend_in_pieces(q: Tensor, blocks: Tensor, pieces: Iterable[Piece], first_p
         [T, H, D], dtype of q.
     """
     whole: Tensor | None = None
-    found: _Sum | None = None
+    sums: list[_Sum] = []
     # To the end: behind its last piece a memory asks for what comes next.
     for piece in pieces:
         if piece.is_whole:
             whole = _whole(q, blocks, piece, first_position, scale)
             continue
-        is_here = (blocks >= piece.first) & (blocks < piece.stop)
-        part = _Sum.of(q, torch.where(is_here, blocks, -1), piece, first_position, scale)
-        if found is None:
-            found = part
-        else:
-            found.add(part)
+        for number, start in enumerate(range(0, len(q), _TILE_TOKENS)):
+            rows, picked = q[start : start + _TILE_TOKENS], blocks[:, start : start + _TILE_TOKENS]
+            is_here = (picked >= piece.first) & (picked < piece.stop)
+            part = _Sum.of(rows, torch.where(is_here, picked, -1), piece, first_position + start, scale)
+            if number == len(sums):
+                sums.append(part)
+            else:
+                sums[number].add(part)
+            # Or it would be there beside the next one.
+            del part
     if whole is not None:
         return whole
-    assert found is not None
-    return found.out.to(q.dtype)
+    out = torch.empty_like(q)
+    for number, each in enumerate(sums):
+        out[number * _TILE_TOKENS : (number + 1) * _TILE_TOKENS] = each.out
+    return out
 
 
 def _whole(q: Tensor, blocks: Tensor, piece: Piece, first: int, scale: float) -> Tensor:
