@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from salalocal.bus_times import Bus
+from salalocal.bus_times import Away, Bus
 from salalocal.config import ModelConfig
 from salalocal.errors import InvalidRequest
-from salalocal.forecast import Place, make_plan
+from salalocal.forecast import Place, kv_away, make_plan
 from salalocal.hub import find_config
-from salalocal.planner import footprint, packed, usable_gpu_bytes
+from salalocal.planner import Tiers, footprint, packed, usable_gpu_bytes
 from salalocal.roofline import Bare, card_rates
 from salalocal.saved_size import saved_bytes
 from salalocal.times import Rates, predict, prefill_seconds
@@ -102,6 +102,26 @@ def test_times_with_k_and_v_in_main_memory() -> None:
     # Chunks of 8,192 both; what the buffers do not hold ahead is waited for.
     assert small.first_token_seconds >= large.first_token_seconds > resident.first_token_seconds
     assert small.tokens_per_second < resident.tokens_per_second
+
+
+def test_8_bits_pass_the_bus_in_less_time() -> None:
+    slow_bus = replace(BUS, read_bytes=5e9, gather_bytes=5e9, fetch_seconds=0.0)
+    place = replace(capped(8, 64), rates=replace(H100, bus=slow_bus))
+    int4 = packed(RELEASED, "int4")
+    assert int4 is not None
+    full, int8, fp8 = (make_plan(int4, M, replace(place, kv=kv)).asked.times for kv in ("full", "int8", "fp8"))
+    assert full is not None
+    assert int8 is not None
+    assert int8 == fp8
+    assert int8.first_token_seconds < full.first_token_seconds
+    assert int8.tokens_per_second > full.tokens_per_second
+
+
+def test_the_bytes_over_the_bus_by_hand() -> None:
+    """Of a token in 8 layers K and V of 2 heads: 128 numbers of 2 bytes, or 128 codes and 2 bytes for their scale."""
+    shares = Tiers(1024, 512)
+    assert kv_away(RELEASED, 2, shares) == Away(8 * 2 * 2 * 256, 512, 1024)
+    assert kv_away(RELEASED, 2, shares, "int8") == Away(8 * 2 * 2 * 130, 512, 1024)
 
 
 def test_a_saved_session_is_told_of_every_setting() -> None:
