@@ -148,11 +148,11 @@ def footprint(
         if is_lean
         else unpacking + min(chunk_tokens, _SLICE_TOKENS) * widest + (256 << 20),
         compressed_token_bytes=storage * compressed,
-        # Of every layer K and V on their way to the host, and of one what was read so far and of the next piece.
+        # Of every layer K and V on their way to the host, and of one what was read so far.
         streaming_bytes=chunk_tokens
         * (
             len(config.sparse_layers) * 2 * channels * item_bytes
-            + (0 if is_lean else 2 * config.hidden_size * max(item_bytes, 4))
+            + (0 if is_lean else config.hidden_size * max(item_bytes, 4))
         ),
         feed_channels=_LEAN_CHANNELS if is_lean else None,
         has_host_table=has_host_table,
