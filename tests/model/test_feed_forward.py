@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional
 
 from salalocal.model.feed_forward import FeedForward
 from salalocal_quant import DenseWeight, Int4Weight, PlanesWeight, Weight, together
@@ -36,3 +37,23 @@ def test_some_channels_at_a_time_give_what_all_give(kind: str, tokens: int) -> N
     whole = FeedForward(together([gate, up], torch.device("cpu")), down)
     u = torch.randn(tokens, 64, generator=generator)
     torch.testing.assert_close(replace(whole, channels=192)(u), whole(u), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("tokens", [8192, 300, 3])
+def test_some_channels_at_a_time_on_the_gpu(tokens: int) -> None:
+    """At the released sizes: no further from float64 than all channels at once."""
+    device = torch.device("cuda")
+    torch.manual_seed(0)
+    gate, up, down = (
+        Int4Weight.quantize(torch.randn(*shape, device=device) / shape[1] ** 0.5, 128, torch.bfloat16)
+        for shape in ((16384, 4096), (16384, 4096), (4096, 16384))
+    )
+    whole = FeedForward(together([PlanesWeight.of(gate), PlanesWeight.of(up)], device), PlanesWeight.of(down))
+    u = torch.randn(tokens, 4096, device=device, dtype=torch.bfloat16)
+    last = u[-100:].double()
+    exact = functional.silu(last @ gate.unpack().data.double().T) * (last @ up.unpack().data.double().T)
+    exact = exact @ down.unpack().data.double().T
+    found, usual = (each(u)[-100:].double() - exact for each in (replace(whole, channels=2048), whole))
+    assert found.square().mean().sqrt() <= 1.1 * usual.square().mean().sqrt()
