@@ -38,7 +38,8 @@ def hits(
 
     The device keeps so many times as many blocks as one token reads; of the rest, what an answer reads is fetched for
     every token. The table says which share of the blocks was there: of all tokens, and of those behind the second one
-    of each answer, which have one before them. Answers are made from the whole book.
+    of each answer, which have one before them. Answers are made from the whole book. This is for a GPU: a processor
+    reads a text that exceeds one buffer by the plain definition of attention, which takes very long.
     """
     from salalocal.bench.hits import hit_row, read_questions
 
