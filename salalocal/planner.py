@@ -12,10 +12,11 @@ from salalocal.weights.layout import parameter_count, table_bytes, weight_bytes
 
 # What a product with a packed matrix holds at most while it is unpacked in slices.
 _DEQUANTIZE_BYTES = 256 << 20
-# Tokens that the feed-forward takes at once, and where every byte counts.
-_SLICE_TOKENS, _LEAN_SLICE_TOKENS = 8192, 2048
-# Scores of queries on blocks that are there at once, of each kv head.
-_TILE_SCORES = 1 << 24
+# Tokens that the feed-forward takes at once, and where every byte counts. Fewer unpack packed matrices more often than
+# once for a chunk of the default size.
+SLICE_TOKENS, _LEAN_SLICE_TOKENS = 8192, 2048
+# Scores of queries on blocks that are there at once, of each kv head, whatever the chunk.
+TILE_SCORES = 1 << 24
 # What small tensors, products' own workspaces and the allocator's roundings take in a lean workspace.
 _LEAN_SPARE_BYTES = 128 << 20
 # What CUDA itself takes on a card before the first tensor.
@@ -60,7 +61,7 @@ class Footprint:
     workspace_bytes: int
     compressed_token_bytes: float = 0.0
     streaming_bytes: int = 0
-    feed_tokens: int = _SLICE_TOKENS
+    feed_tokens: int = SLICE_TOKENS
     has_host_table: bool = False
     host_token_bytes: float = 0.0
 
@@ -134,7 +135,7 @@ def footprint(
         + (
             _lean_workspace(config, item_bytes, chunk_tokens)
             if is_lean
-            else min(chunk_tokens, _SLICE_TOKENS) * widest + (256 << 20)
+            else min(chunk_tokens, SLICE_TOKENS) * widest + (256 << 20)
         ),
         compressed_token_bytes=storage * compressed,
         # Of every layer K and V on their way to the host, and of one what was read so far and of the next piece.
@@ -143,7 +144,7 @@ def footprint(
             len(config.sparse_layers) * 2 * channels * item_bytes
             + (0 if is_lean else 2 * config.hidden_size * max(item_bytes, 4))
         ),
-        feed_tokens=_LEAN_SLICE_TOKENS if is_lean else _SLICE_TOKENS,
+        feed_tokens=_LEAN_SLICE_TOKENS if is_lean else SLICE_TOKENS,
         has_host_table=has_host_table,
         host_token_bytes=storage * 2 * channels * item_bytes,
     )
@@ -157,7 +158,7 @@ def _lean_workspace(config: ModelConfig, item_bytes: int, chunk_tokens: int) -> 
     # q, k, v and gate, and the first two once more with norm and RoPE.
     lightning = 6 * inner
     # q and gate; then the scores of some queries, or what was read so far and of the next piece, in float32.
-    scores = config.num_key_value_heads * _TILE_SCORES * wide
+    scores = config.num_key_value_heads * TILE_SCORES * wide
     sparse = 2 * inner * chunk_tokens + max(scores, 2 * chunk_tokens * inner * wide // item_bytes)
     # Its result; gate, up and their product of some tokens.
     feed = hidden * chunk_tokens + min(chunk_tokens, _LEAN_SLICE_TOKENS) * (
@@ -166,6 +167,12 @@ def _lean_workspace(config: ModelConfig, item_bytes: int, chunk_tokens: int) -> 
     # Besides them the residual stream and its norm.
     always = chunk_tokens * (config.hidden_size * wide + hidden)
     return always + max(lightning * chunk_tokens, sparse, feed) + _LEAN_SPARE_BYTES
+
+
+def check_kv(kv: str) -> None:
+    """Raises InvalidRequest unless `kv` is one of KV_KINDS."""
+    if kv not in KV_KINDS:
+        raise InvalidRequest(f"kv is {kv!r}; known are {', '.join(KV_KINDS)}")
 
 
 def with_kv(config: ModelConfig, sizes: Footprint, kv: str) -> Footprint:

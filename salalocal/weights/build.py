@@ -8,10 +8,11 @@ from torch import Tensor
 from salalocal.config import ModelConfig
 from salalocal.errors import BadCheckpoint
 from salalocal.fields import shorten
-from salalocal.model.feed_forward import SLICE_TOKENS, FeedForward
+from salalocal.model.feed_forward import FeedForward
 from salalocal.model.lightning_layer import LightningLayer
 from salalocal.model.network import Layer, Network
 from salalocal.model.sparse_layer import SparseLayer
+from salalocal.planner import SLICE_TOKENS
 from salalocal.weights.layout import expected_tensors
 from salalocal.weights.source import WeightSource
 from salalocal_kernels import lightning_slopes
