@@ -12,12 +12,13 @@ from salalocal.weights.layout import parameter_count, table_bytes, weight_bytes
 
 # What a product with a packed matrix holds at most while it is unpacked in slices.
 _DEQUANTIZE_BYTES = 256 << 20
-# Tokens that the feed-forward takes at once; where every byte counts, in 8 bits, and channels of it otherwise.
-_SLICE_TOKENS, _NARROW_SLICE_TOKENS, _LEAN_CHANNELS = 8192, 4096, 2048
+# Tokens that the feed-forward takes at once: all channels of theirs, and where every byte counts, in 8 bits. Fewer would
+# unpack matrices more often. Where every byte counts and products are in 16 bits, so many channels of all tokens.
+SLICE_TOKENS, NARROW_SLICE_TOKENS, _LEAN_CHANNELS = 8192, 4096, 2048
 # In which its last product is then made.
 _LEAN_PARTS = 4
 # Scores of queries on blocks that are there at once, of each kv head.
-_TILE_SCORES = 1 << 24
+TILE_SCORES = 1 << 24
 # Of a block that a query reads, in what neighbouring queries read together.
 _UNITED_BYTES = 8
 # What small tensors, products' own workspaces and the allocator's roundings take in a lean workspace.
@@ -146,7 +147,7 @@ def footprint(
         session_bytes=2 * len(config.lightning_layers) * state,
         workspace_bytes=_lean_workspace(config, item_bytes, chunk_tokens, keeps_packed, is_narrow)
         if is_lean
-        else unpacking + min(chunk_tokens, _SLICE_TOKENS) * widest + (256 << 20),
+        else unpacking + min(chunk_tokens, SLICE_TOKENS) * widest + (256 << 20),
         compressed_token_bytes=storage * compressed,
         # Of every layer K and V on their way to the host, and of one what was read so far.
         streaming_bytes=chunk_tokens
@@ -171,7 +172,7 @@ def _lean_workspace(
     lightning = 5 * inner * tokens
     # q, gate, k and v and what was chosen; then the scores of some queries, or what was read, once more in `wide`.
     picks = 0 if config.sparse is None else config.num_key_value_heads * config.sparse.selected_blocks
-    scores = config.num_key_value_heads * _TILE_SCORES * wide
+    scores = config.num_key_value_heads * TILE_SCORES * wide
     read = tokens * (inner * (wide + item_bytes) // item_bytes + picks * _UNITED_BYTES)
     sparse = tokens * (2 * inner + 4 * picks) + max(scores + tokens * 4 * picks, read)
     # Gate and up of some channels and their product of all; then that, and the result with a part of it.
@@ -179,11 +180,17 @@ def _lean_workspace(
     unpacked = config.hidden_size * max(inner, middle // _LEAN_PARTS) if keeps_packed else 0
     if is_narrow:
         # The result, and of some tokens all of gate and up and their product's codes; codes of a whole matrix.
-        feed = tokens * hidden + min(tokens, _NARROW_SLICE_TOKENS) * (2 * middle + middle // item_bytes)
+        feed = tokens * hidden + min(tokens, NARROW_SLICE_TOKENS) * (2 * middle + middle // item_bytes)
         unpacked += config.hidden_size * config.intermediate_size
     # Besides them the residual stream and its norm.
     always = tokens * (config.hidden_size * wide + hidden)
     return always + max(lightning, sparse, feed) + unpacked + _LEAN_SPARE_BYTES
+
+
+def check_kv(kv: str) -> None:
+    """Raises InvalidRequest unless `kv` is one of KV_KINDS."""
+    if kv not in KV_KINDS:
+        raise InvalidRequest(f"kv is {kv!r}; known are {', '.join(KV_KINDS)}")
 
 
 def with_kv(config: ModelConfig, sizes: Footprint, kv: str) -> Footprint:

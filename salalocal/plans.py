@@ -19,7 +19,7 @@ from salalocal.config import ModelConfig
 from salalocal.errors import InvalidRequest
 from salalocal.forecast import Place, Plan, make_plan
 from salalocal.hub import find_config
-from salalocal.planner import KV_KINDS, usable_bytes, usable_gpu_bytes
+from salalocal.planner import check_kv, usable_bytes, usable_gpu_bytes
 
 _MOST_TOKENS = 1 << 30
 _ITEM_BYTES = {"bfloat16": 2, "float32": 4}
@@ -48,8 +48,7 @@ def plan(path_or_name: str | Path, context_tokens: int, gpu_memory: int | None =
         raise InvalidRequest(f"context_tokens is {context_tokens:,}; 1 to {_MOST_TOKENS:,} can be planned for")
     if gpu_memory is not None and gpu_memory < 1:
         raise InvalidRequest(f"gpu_memory is {gpu_memory:,}; give the bytes of a GPU, or leave it out")
-    if kv not in KV_KINDS:
-        raise InvalidRequest(f"kv is {kv!r}; known are {', '.join(KV_KINDS)}")
+    check_kv(kv)
     config = read_config(find_config(str(path_or_name)))
     return make_plan(config, context_tokens, replace(_place(gpu_memory), kv=kv))
 

@@ -71,8 +71,7 @@ def load(
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
     _check_prefill(prefill, where)
-    if kv not in planner.KV_KINDS:
-        raise InvalidRequest(f"kv is {kv!r}; known are {', '.join(planner.KV_KINDS)}")
+    planner.check_kv(kv)
     path = find_model(path_or_name)
     if gpu_memory is not None and where.type != "cuda":
         raise InvalidRequest(f"gpu_memory is for a GPU, and {path.name} is to run on the processor: leave it out")

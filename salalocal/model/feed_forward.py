@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from salalocal.planner import SLICE_TOKENS
 from salalocal_quant import Projections, Weight
-
-# Fewer would unpack packed matrices more often than once for a chunk of the default size.
-SLICE_TOKENS = 8192
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,13 @@ import torch
 
 from salalocal.model.network import Layer, Network
 from salalocal.model.sparse_layer import SparseLayer
+from salalocal.planner import NARROW_SLICE_TOKENS
 from salalocal_quant import NarrowWeight, PackedWeight, PlanesWeight, Projections, Weight, together
 
 NARROW_DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 _LEAST_CAPABILITY = {"int8": (8, 0), "fp8": (8, 9)}
 # The first inputs of a sparse layer: q and k.
 _SELECTING = 2
-# Tokens that a feed-forward takes at once where memory is short: in 8 bits all channels of theirs are there, and fewer
-# tokens would unpack matrices more often.
-_LEAN_SLICE_TOKENS = 4096
 
 
 def why_not(name: str, device: torch.device) -> str:
@@ -56,7 +54,7 @@ def narrowed(network: Network, name: str) -> Network:
             mixer=replace(mixer, inputs=narrow_all(mixer.inputs, keep), o_proj=narrow(mixer.o_proj)),
             feed_forward=replace(
                 feed,
-                slice_tokens=feed.slice_tokens if feed.channels is None else _LEAN_SLICE_TOKENS,
+                slice_tokens=feed.slice_tokens if feed.channels is None else NARROW_SLICE_TOKENS,
                 gate_up=narrow_all(feed.gate_up),
                 down_proj=narrow(feed.down_proj),
             ),

@@ -11,6 +11,7 @@ from salalocal.cache.attention_memory import AttentionMemory
 from salalocal.config import ModelConfig
 from salalocal.model.pieces import attend_in_pieces
 from salalocal.model.span import Span
+from salalocal.planner import TILE_SCORES
 from salalocal_kernels import (
     block_scores,
     dense_attention,
@@ -22,14 +23,13 @@ from salalocal_kernels import (
 )
 from salalocal_quant import Projections, Weight
 
-# Queries are scored and selected in tiles of so many; the second bounds queries x blocks whatever the chunk.
+# Queries are scored and selected in tiles of so many; TILE_SCORES bounds queries x blocks whatever the chunk.
 _TILE_TOKENS = 2048
-_TILE_SCORES = 1 << 24
 
 
 def tile_tokens(num_blocks: int) -> int:
     """Queries of a tile in a chunk that ends with so many blocks."""
-    return max(1, min(_TILE_TOKENS, _TILE_SCORES // num_blocks))
+    return max(1, min(_TILE_TOKENS, TILE_SCORES // num_blocks))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 def test_tiles_of_every_chunk_are_tried(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
     chunk, layers = 256, 2
     monkeypatch.setattr(sparse_layer, "_TILE_TOKENS", 64)
-    monkeypatch.setattr(sparse_layer, "_TILE_SCORES", 2048)
+    monkeypatch.setattr(sparse_layer, "TILE_SCORES", 2048)
     real = scoring.block_scores
     calls: list[tuple[object, ...]] = []
 
