@@ -12,7 +12,7 @@ from salalocal.weights.layout import parameter_count, table_bytes, weight_bytes
 
 # What a product with a packed matrix holds at most while it is unpacked in slices.
 _DEQUANTIZE_BYTES = 256 << 20
-# Tokens that the feed-forward takes at once: all channels of theirs, and where every byte counts, in 8 bits. Fewer would
+# Tokens that the feed-forward takes at once: all channels of theirs; where every byte counts, in 8 bits. Fewer would
 # unpack matrices more often. Where every byte counts and products are in 16 bits, so many channels of all tokens.
 SLICE_TOKENS, NARROW_SLICE_TOKENS, _LEAN_CHANNELS = 8192, 4096, 2048
 # In which its last product is then made.
