@@ -29,7 +29,7 @@ class Bus:
         gather_bytes: a second, by the kernel that fetches single blocks.
         fetch_seconds: of such a fetch besides its bytes.
         piece_token_seconds: of one token in one piece of a history that comes in pieces, besides what attention in one
-            piece takes: launches, masks, adding up.
+            piece takes: launches, adding up.
     """
 
     read_bytes: float

@@ -146,7 +146,14 @@ def _choose(config: ModelConfig, tokens: int, place: Place) -> Choice:
     resident = choose(config, place.item_bytes, place.usable_bytes, on_gpu=place.on_gpu)
     if place.host_bytes is None or (resident.longest_tokens >= tokens and place.kv == "full"):
         return resident
-    tiered = choose_tiered(config, place.item_bytes, place.usable_bytes, place.host_bytes, place.kv)
+    tiered = choose_tiered(
+        config,
+        place.item_bytes,
+        place.usable_bytes,
+        place.host_bytes,
+        place.kv,
+        is_narrow=_prefill(config, place) != "full",
+    )
     if tiered is None or (tiered.longest_tokens <= resident.longest_tokens and place.kv == "full"):
         return resident
     return tiered
@@ -173,16 +180,19 @@ def _expected(choice: Choice, tokens: int, place: Place) -> Times | None:
     is_away = choice.kv_device_bytes is not None
     if rates is None or (is_away and rates.bus is None):
         return None
-    chunk, away = default_chunk(config, on_gpu=place.on_gpu), None
+    chunk, away, prefill = default_chunk(config, on_gpu=place.on_gpu), None, _prefill(config, place)
     if choice.kv_device_bytes is not None:
-        chunk, sizes = capped(config, place.item_bytes, place.usable_bytes)
+        chunk, sizes = capped(config, place.item_bytes, place.usable_bytes, is_narrow=prefill != "full")
         budget = kv_budget(config, sizes, place.usable_bytes, max(tokens, LONG_CONTEXT_TOKENS)) or 0
         shares = tiers(config, place.item_bytes, max(budget, choice.kv_device_bytes), place.kv)
         away = kv_away(config, place.item_bytes, shares, place.kv)
-    prefill = "full" if config.quantization is None else place.prefill
     return times.predict(
         config, rates, tokens, chunk, place.item_bytes, unpacked=choice.unpacks, prefill=prefill, away=away
     )
+
+
+def _prefill(config: ModelConfig, place: Place) -> str:
+    return "full" if config.quantization is None else place.prefill
 
 
 def kv_away(config: ModelConfig, item_bytes: int, shares: Tiers, kv: str = "full") -> Away:

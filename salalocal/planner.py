@@ -12,11 +12,15 @@ from salalocal.weights.layout import parameter_count, table_bytes, weight_bytes
 
 # What a product with a packed matrix holds at most while it is unpacked in slices.
 _DEQUANTIZE_BYTES = 256 << 20
-# Tokens that the feed-forward takes at once, and where every byte counts. Fewer unpack packed matrices more often than
-# once for a chunk of the default size.
-SLICE_TOKENS, _LEAN_SLICE_TOKENS = 8192, 2048
-# Scores of queries on blocks that are there at once, of each kv head, whatever the chunk.
+# Tokens that the feed-forward takes at once: all channels of theirs; where every byte counts, in 8 bits. Fewer would
+# unpack matrices more often. Where every byte counts and products are in 16 bits, so many channels of all tokens.
+SLICE_TOKENS, NARROW_SLICE_TOKENS, _LEAN_CHANNELS = 8192, 4096, 2048
+# In which its last product is then made.
+_LEAN_PARTS = 4
+# Scores of queries on blocks that are there at once, of each kv head.
 TILE_SCORES = 1 << 24
+# Of a block that a query reads, in what neighbouring queries read together.
+_UNITED_BYTES = 8
 # What small tensors, products' own workspaces and the allocator's roundings take in a lean workspace.
 _LEAN_SPARE_BYTES = 128 << 20
 # What CUDA itself takes on a card before the first tensor.
@@ -24,10 +28,13 @@ _CUDA_CONTEXT_BYTES = 1 << 29
 _GPU_CHUNK_TOKENS = 8192
 _LEAST_GPU_CHUNK_TOKENS = 2048
 _AMPLE_KV_BYTES = 160 << 20
-# Of the budget for K/V each of the two buffers takes so much, and no more than a bus fills while a layer computes. What
-# a text's history exceeds them by, its attention waits for; slots need to hold a few times what one step reads.
+# Of a budget for K/V each of the two buffers takes a third, and the slots the rest: what a text's history exceeds the
+# buffers by, its attention waits for; slots need to hold a few times what one step reads. Ample buffers leave the next
+# of it to slots until those are ample too, and no buffer is larger than what a bus brings in 20 ms.
 _STAGED_SHARE = 3
-_MOST_STAGED_BYTES = 256 << 20
+_AMPLE_STAGED_BYTES = 256 << 20
+_AMPLE_SLOTS_BYTES = 1 << 30
+_MOST_STAGED_BYTES = 1 << 30
 # Pages of 8-bit codes that are on the device at once, on their way into a buffer: 16 MiB of the released model's.
 _STRIP_PAGES = 512
 # How K and V may be kept in host memory.
@@ -50,7 +57,7 @@ class Footprint:
         workspace_bytes: largest temporaries of one chunk.
         compressed_token_bytes: the compressed keys' part of `token_bytes`.
         streaming_bytes: what a chunk takes besides `workspace_bytes` where K/V is in host memory.
-        feed_tokens: that the feed-forward takes at once.
+        feed_channels: of gate and up that the feed-forward has at once; None for all.
         has_host_table: the embedding table is in host memory, and not in `weight_bytes`.
         host_token_bytes: K/V per token there.
     """
@@ -61,7 +68,7 @@ class Footprint:
     workspace_bytes: int
     compressed_token_bytes: float = 0.0
     streaming_bytes: int = 0
-    feed_tokens: int = SLICE_TOKENS
+    feed_channels: int | None = None
     has_host_table: bool = False
     host_token_bytes: float = 0.0
 
@@ -99,7 +106,13 @@ class Footprint:
 
 
 def footprint(
-    config: ModelConfig, item_bytes: int, chunk_tokens: int, *, unpack: bool = False, is_lean: bool = False
+    config: ModelConfig,
+    item_bytes: int,
+    chunk_tokens: int,
+    *,
+    unpack: bool = False,
+    is_lean: bool = False,
+    is_narrow: bool = False,
 ) -> Footprint:
     """Computes the footprint of `config` with activations, K/V and unpacked weights of `item_bytes` each.
 
@@ -108,8 +121,9 @@ def footprint(
         item_bytes: 2 for bfloat16, 4 for float32, 8 for float64.
         chunk_tokens: tokens of a prefill chunk.
         unpack: packed matrices are turned into plain ones when they are read.
-        is_lean: on a GPU that has hardly room for the weights: the feed-forward takes fewer tokens at once, the
+        is_lean: on a GPU that has hardly room for the weights: the feed-forward has fewer numbers at once, the
             embedding table stays in host memory unless it is the head too, and the workspace is counted by tensors.
+        is_narrow: long chunks multiply in 8 bits; this counts where it is lean.
     """
     channels = config.num_key_value_heads * config.sparse_head_dim
     compressed = 0.0
@@ -131,42 +145,46 @@ def footprint(
         - (table_bytes(config, item_bytes, unpacked=unpack) if has_host_table else 0),
         token_bytes=storage * (2 * channels * item_bytes + compressed),
         session_bytes=2 * len(config.lightning_layers) * state,
-        workspace_bytes=unpacking
-        + (
-            _lean_workspace(config, item_bytes, chunk_tokens)
-            if is_lean
-            else min(chunk_tokens, SLICE_TOKENS) * widest + (256 << 20)
-        ),
+        workspace_bytes=_lean_workspace(config, item_bytes, chunk_tokens, keeps_packed, is_narrow)
+        if is_lean
+        else unpacking + min(chunk_tokens, SLICE_TOKENS) * widest + (256 << 20),
         compressed_token_bytes=storage * compressed,
-        # Of every layer K and V on their way to the host, and of one what was read so far and of the next piece.
+        # Of every layer K and V on their way to the host, and of one what was read so far.
         streaming_bytes=chunk_tokens
         * (
             len(config.sparse_layers) * 2 * channels * item_bytes
-            + (0 if is_lean else 2 * config.hidden_size * max(item_bytes, 4))
+            + (0 if is_lean else config.hidden_size * max(item_bytes, 4))
         ),
-        feed_tokens=_LEAN_SLICE_TOKENS if is_lean else SLICE_TOKENS,
+        feed_channels=_LEAN_CHANNELS if is_lean else None,
         has_host_table=has_host_table,
         host_token_bytes=storage * 2 * channels * item_bytes,
     )
 
 
-def _lean_workspace(config: ModelConfig, item_bytes: int, chunk_tokens: int) -> int:
+def _lean_workspace(
+    config: ModelConfig, item_bytes: int, chunk_tokens: int, keeps_packed: bool, is_narrow: bool
+) -> int:
     """The most that a chunk's tensors take at once, in one layer of each kind or one feed-forward."""
-    wide = max(item_bytes, 4)
+    wide, tokens = max(item_bytes, 4), chunk_tokens
     inner = config.num_attention_heads * max(config.head_dim, config.sparse_head_dim) * item_bytes
-    hidden = config.hidden_size * item_bytes
-    # q, k, v and gate, and the first two once more with norm and RoPE.
-    lightning = 6 * inner
-    # q and gate; then the scores of some queries, or what was read so far and of the next piece, in float32.
+    hidden, middle = config.hidden_size * item_bytes, config.intermediate_size * item_bytes
+    # q, k, v and gate, and what is read.
+    lightning = 5 * inner * tokens
+    # q, gate, k and v and what was chosen; then the scores of some queries, or what was read, once more in `wide`.
+    picks = 0 if config.sparse is None else config.num_key_value_heads * config.sparse.selected_blocks
     scores = config.num_key_value_heads * TILE_SCORES * wide
-    sparse = 2 * inner * chunk_tokens + max(scores, 2 * chunk_tokens * inner * wide // item_bytes)
-    # Its result; gate, up and their product of some tokens.
-    feed = hidden * chunk_tokens + min(chunk_tokens, _LEAN_SLICE_TOKENS) * (
-        3 * config.intermediate_size * item_bytes + hidden
-    )
+    read = tokens * (inner * (wide + item_bytes) // item_bytes + picks * _UNITED_BYTES)
+    sparse = tokens * (2 * inner + 4 * picks) + max(scores + tokens * 4 * picks, read)
+    # Gate and up of some channels and their product of all; then that, and the result with a part of it.
+    feed = tokens * (middle + max(2 * _LEAN_CHANNELS * item_bytes, hidden + hidden // _LEAN_PARTS))
+    unpacked = config.hidden_size * max(inner, middle // _LEAN_PARTS) if keeps_packed else 0
+    if is_narrow:
+        # The result, and of some tokens all of gate and up and their product's codes; codes of a whole matrix.
+        feed = tokens * hidden + min(tokens, NARROW_SLICE_TOKENS) * (2 * middle + middle // item_bytes)
+        unpacked += config.hidden_size * config.intermediate_size
     # Besides them the residual stream and its norm.
-    always = chunk_tokens * (config.hidden_size * wide + hidden)
-    return always + max(lightning * chunk_tokens, sparse, feed) + _LEAN_SPARE_BYTES
+    always = tokens * (config.hidden_size * wide + hidden)
+    return always + max(lightning, sparse, feed) + unpacked + _LEAN_SPARE_BYTES
 
 
 def check_kv(kv: str) -> None:
@@ -220,7 +238,9 @@ def tiers(config: ModelConfig, item_bytes: int, kv_budget: int, kv: str = "full"
             needed_bytes=needed,
             available_bytes=kv_budget,
         )
-    staged = max(staged, min(_MOST_STAGED_BYTES, kv_budget // _STAGED_SHARE) // (heads * slot_bytes))
+    beyond = max(0, kv_budget - 2 * _AMPLE_STAGED_BYTES - _AMPLE_SLOTS_BYTES)
+    wished = min(kv_budget, 3 * _AMPLE_STAGED_BYTES) + beyond
+    staged = max(staged, min(_MOST_STAGED_BYTES, wished // _STAGED_SHARE) // (heads * slot_bytes))
     strips = 0 if kv == "full" else min(staged, _STRIP_PAGES)
     left = kv_budget - strips * _strip_bytes(config)
     most_staged = (left - layers * slots * slot_bytes) // (2 * heads * slot_bytes)
@@ -287,7 +307,12 @@ def kv_budget(
 
 
 def capped(
-    config: ModelConfig, item_bytes: int, available_bytes: int, tokens: int = LONG_CONTEXT_TOKENS
+    config: ModelConfig,
+    item_bytes: int,
+    available_bytes: int,
+    tokens: int = LONG_CONTEXT_TOKENS,
+    *,
+    is_narrow: bool = False,
 ) -> tuple[int, Footprint]:
     """Tokens per prefill chunk, and what the model takes then, on a card with so much for weights and caches.
 
@@ -299,7 +324,7 @@ def capped(
     if kv_budget(config, sizes, available_bytes, tokens) is None:
         return chunk, sizes
     while True:
-        sizes = footprint(config, item_bytes, chunk, is_lean=True)
+        sizes = footprint(config, item_bytes, chunk, is_lean=True, is_narrow=is_narrow)
         budget = kv_budget(config, sizes, available_bytes, tokens)
         if budget is None or budget >= _AMPLE_KV_BYTES or chunk <= _LEAST_GPU_CHUNK_TOKENS:
             return chunk, sizes
@@ -381,7 +406,13 @@ def choose(config: ModelConfig, item_bytes: int, available_bytes: int, *, on_gpu
 
 
 def choose_tiered(
-    config: ModelConfig, item_bytes: int, available_bytes: int, host_bytes: int, kv: str = "full"
+    config: ModelConfig,
+    item_bytes: int,
+    available_bytes: int,
+    host_bytes: int,
+    kv: str = "full",
+    *,
+    is_narrow: bool = False,
 ) -> Choice | None:
     """How `load` would take `config` under a cap with K and V in main memory, of which `host_bytes` are free.
 
@@ -390,7 +421,7 @@ def choose_tiered(
     least = least_kv_bytes(config, item_bytes, kv)
     if not least:
         return None
-    _, sizes = capped(config, item_bytes, available_bytes)
+    _, sizes = capped(config, item_bytes, available_bytes, is_narrow=is_narrow)
     sizes = with_kv(config, sizes, kv)
     choice = Choice(config, sizes, False, 0, least)
     left = available_bytes - choice.device_bytes(0)

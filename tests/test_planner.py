@@ -137,7 +137,9 @@ def test_planning_needs_no_torch() -> None:
 def test_a_budget_is_shared_out_by_hand() -> None:
     # A slot is 32 KiB, a page of both heads 64 KiB. A third for each buffer, the rest for the slots of 8 layers.
     assert tiers(released(), 2, 384 << 20) == Tiers(slots=(128 << 20) // (8 << 15), staged_pages=2048)
-    assert tiers(released(), 2, 8 << 30).staged_pages == 4096, "256 MiB at most"
+    assert tiers(released(), 2, 1 << 30).staged_pages == 4096, "256 MiB until slots have 1 GiB"
+    assert tiers(released(), 2, 9 << 28) == Tiers(slots=(5 << 28) // (8 << 15), staged_pages=8192)
+    assert tiers(released(), 2, 8 << 30).staged_pages == 16384, "1 GiB at most"
     # Dense steps read 128 blocks of 2 heads, and a buffer takes 129 pages.
     least = 8 * 256 * (32 << 10) + 2 * 129 * (64 << 10)
     assert tiers(released(), 2, least) == Tiers(slots=256, staged_pages=129)

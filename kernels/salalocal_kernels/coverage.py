@@ -173,8 +173,8 @@ def plane_codes(matrix: Planes, row_scales: Tensor, dtype: torch.dtype, out: Ten
     return _fp8(dtype, matrix.device)
 
 
-def silu_mul(gate: Tensor, up: Tensor) -> str:
-    return _alike(gate, up)
+def silu_mul(gate: Tensor, up: Tensor, out: Tensor | None = None) -> str:
+    return _alike(gate, up) if out is None else _alike(gate, up, out)
 
 
 def silu_mul_codes(gate: Tensor, up: Tensor, dtype: torch.dtype) -> str:

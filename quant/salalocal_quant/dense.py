@@ -14,11 +14,18 @@ class Weight(Protocol):
     """One weight matrix [N, K] in some format."""
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+
+    @property
     def nbytes(self) -> int:
         """Bytes in memory."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., K] -> x W^T [..., N], dtype of x."""
+
+    def part(self, taken: slice) -> Weight:
+        """Some of the rows, in the same memory."""
 
 
 class Embedding(Weight, Protocol):
@@ -45,6 +52,11 @@ class DenseWeight:
     data: Tensor
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+        return self.data.shape[0], self.data.shape[1]
+
+    @property
     def nbytes(self) -> int:
         """Bytes in memory."""
         return self.data.nbytes
@@ -52,6 +64,10 @@ class DenseWeight:
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., K] -> x W^T [..., N]."""
         return linear(x, self.data)
+
+    def part(self, taken: slice) -> DenseWeight:
+        """Some of the rows, in the same memory."""
+        return DenseWeight(self.data[taken])
 
     def rows(self, index: Tensor) -> Tensor:
         """Rows [T, K] for index int64 [T]."""

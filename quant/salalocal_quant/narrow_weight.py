@@ -51,6 +51,10 @@ class NarrowWeight(PlanesWeight):
         """x [..., K] -> x W^T [..., N], dtype of x."""
         return self.times(self.round(x), x.dtype) if is_many(x) else super().__call__(x)
 
+    def part(self, taken: slice) -> NarrowWeight:
+        """Some of the rows, in the same memory."""
+        return NarrowWeight(super().part(taken).planes, self.row_scales[taken], self.dtype)
+
     def round(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Codes and scales of x [..., K] for `times`: of one x the same for all matrices of one dtype."""
         codes, scales = quantize_tokens(x.reshape(-1, x.shape[-1]), self.dtype)

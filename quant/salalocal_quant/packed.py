@@ -96,6 +96,11 @@ class PackedWeight(ABC):
         parts = [linear(x, self._values(rows, x.dtype)) for rows in self._row_slices(x.dtype)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
+    def part(self, taken: slice) -> Self:
+        """Some of the rows, in the same memory."""
+        zeros = None if self.zeros is None else self.zeros[taken]
+        return replace(self, qweight=self.qweight[taken], scales=self.scales[taken], zeros=zeros)
+
     def rows(self, index: Tensor) -> Tensor:
         """Rows [T, K] for index int64 [T], in `dtype`."""
         return self._values(index, self.dtype)

@@ -57,17 +57,24 @@ class PlanesWeight:
     def slices(self, dtype: torch.dtype) -> Iterator[tuple[slice, Planes]]:
         """Runs of rows whose values in `dtype` fit into the scratch buffer."""
         rows, columns = self.shape
-        whole = self.planes
-        step = max(1, SCRATCH_BYTES[whole.device.type] // (columns * dtype.itemsize))
+        step = max(1, SCRATCH_BYTES[self.planes.device.type] // (columns * dtype.itemsize))
         for start in range(0, rows, step):
             taken = slice(start, start + step)
-            zeros = None if whole.zeros is None else whole.zeros[taken]
-            yield taken, replace(whole, words=whole.words[taken], scales=whole.scales[taken], zeros=zeros)
+            yield taken, _rows(self.planes, taken)
+
+    def part(self, taken: slice) -> PlanesWeight:
+        """Some of the rows, in the same memory."""
+        return PlanesWeight(_rows(self.planes, taken))
 
 
 def is_few(x: Tensor) -> bool:
     """Whether x [..., K] has so few rows that packed codes are multiplied as they are."""
     return x.numel() <= FEW_TOKENS * x.shape[-1]
+
+
+def _rows(planes: Planes, taken: slice) -> Planes:
+    zeros = None if planes.zeros is None else planes.zeros[taken]
+    return replace(planes, words=planes.words[taken], scales=planes.scales[taken], zeros=zeros)
 
 
 def _unpacked(planes: Planes, dtype: torch.dtype) -> Tensor:

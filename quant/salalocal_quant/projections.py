@@ -15,6 +15,8 @@ from salalocal_quant.planes_weight import PlanesWeight, is_few
 
 # What `packed_linear` takes in one launch.
 _MOST_TOGETHER = 4
+# In which the last product of a feed-forward is made where memory is short.
+_PARTS = 4
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,34 @@ class Projections:
         gate, up = self(x)
         return silu_mul(gate, up)
 
-    def feed(self, x: Tensor, down: Weight) -> Tensor:
-        """What `silu_mul` gives of x [T, K], times `down`: [T, M]."""
-        if not isinstance(down, NarrowWeight) or not is_many(x):
+    def feed(self, x: Tensor, down: Weight, channels: int | None = None) -> Tensor:
+        """What `silu_mul` gives of x [T, K], times `down`: [T, M].
+
+        Args:
+            x: [T, K].
+            down: [M, N].
+            channels: of N that both products are there with at once, and no matrix is unpacked as a whole; None for
+                all, and all where `down` takes 8 bits: a token's channels share a scale.
+        """
+        if isinstance(down, NarrowWeight) and is_many(x):
+            gate, up = self(x)
+            codes = silu_mul_codes(gate, up, down.dtype)
+            # The largest tensors of a chunk.
+            del gate, up
+            return down.times(codes, x.dtype)
+        if channels is None or is_few(x):
             return down(self.silu_mul(x))
-        gate, up = self(x)
-        return down.times(silu_mul_codes(gate, up, down.dtype), x.dtype)
+        return _in_parts(self._by_channels(x, channels), down)
+
+    def _by_channels(self, x: Tensor, channels: int) -> Tensor:
+        """As `silu_mul`; every matrix is unpacked once."""
+        gate, up = self.weights
+        rows = gate.shape[0]
+        out = x.new_empty(len(x), rows)
+        for start in range(0, rows, channels):
+            taken = slice(start, start + channels)
+            silu_mul(gate.part(taken)(x), up.part(taken)(x), out[:, taken])
+        return out
 
 
 @dataclass(frozen=True)
@@ -91,6 +115,16 @@ class MergedPlanes(Projections):
 
     def _planes(self) -> list[Planes]:
         return [weight.planes for weight in self.weights if isinstance(weight, PlanesWeight)]
+
+
+def _in_parts(x: Tensor, weight: Weight) -> Tensor:
+    """x [T, K] -> x W^T [T, N], some of the rows N at a time."""
+    rows = weight.shape[0]
+    out, step = x.new_empty(len(x), rows), -(-rows // _PARTS)
+    for start in range(0, rows, step):
+        taken = slice(start, start + step)
+        out[:, taken] = weight.part(taken)(x)
+    return out
 
 
 def together(weights: Sequence[Weight], device: torch.device) -> Projections:

@@ -92,12 +92,12 @@ def under_cap(plan: Plan, config: ModelConfig, device: torch.device) -> Plan:
     item_bytes = torch.bfloat16.itemsize
     leanest = planner.footprint(config, item_bytes, plan.chunk_tokens, is_lean=True)
     cap(device, plan.gpu_memory, leanest.weight_bytes, "the made-up model")
-    available = available_bytes(device)
+    available, is_narrow = available_bytes(device), plan.prefill != "full"
     longest = max(plan.lengths)
-    chunk, sizes = planner.capped(config, item_bytes, available, longest)
+    chunk, sizes = planner.capped(config, item_bytes, available, longest, is_narrow=is_narrow)
     if chunk > plan.chunk_tokens:
         chunk = plan.chunk_tokens
-        sizes = planner.footprint(config, item_bytes, chunk, is_lean=sizes.has_host_table)
+        sizes = planner.footprint(config, item_bytes, chunk, is_lean=sizes.has_host_table, is_narrow=is_narrow)
     budget = planner.kv_budget(config, sizes, available, longest)
     if plan.kv != "full" and budget is None:
         raise InvalidRequest(f"kv in {plan.kv} is for K and V in main memory, and here they fit on the card")

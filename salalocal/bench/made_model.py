@@ -114,7 +114,7 @@ def make_network(
     sizes = footprint(config, dtype.itemsize, 1, is_lean=is_lean)
     return build_network(
         config, MadeSource(config, device, seed), dtype, device,
-        feed_tokens=sizes.feed_tokens, has_host_table=sizes.has_host_table,
+        feed_channels=sizes.feed_channels, has_host_table=sizes.has_host_table,
     )  # fmt: skip
 
 

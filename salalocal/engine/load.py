@@ -90,7 +90,8 @@ def load(
         leanest = footprint(config, kind.itemsize, chunk, is_lean=True)
         cap_memory(where, gpu_memory, leanest.weight_bytes, path.name)
         if kv_budget is None:
-            chunk, sizes = planner.capped(config, kind.itemsize, available_bytes(where))
+            available, is_narrow = available_bytes(where), prefill != "full"
+            chunk, sizes = planner.capped(config, kind.itemsize, available, is_narrow=is_narrow)
             kv_budget = planner.kv_budget(config, sizes, available_bytes(where))
     if kv != "full" and kv_budget is None:
         raise InvalidRequest(
@@ -101,7 +102,7 @@ def load(
     _check_fits(path, config, kind, sizes, chunk, where, kv_budget)
     network = build_network(
         config, source, kind, where, unpack=unpack,
-        feed_tokens=sizes.feed_tokens, has_host_table=sizes.has_host_table,
+        feed_channels=sizes.feed_channels, has_host_table=sizes.has_host_table,
     )  # fmt: skip
     if prefill != "full":
         network = narrowed(network, prefill)

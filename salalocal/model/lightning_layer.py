@@ -61,7 +61,7 @@ class LightningLayer:
             )[None]  # fmt: skip
             state = into
         else:
-            q, k = qk_norm_rope(q, k, self.q_norm, self.k_norm, eps, span.lightning_rope)
+            q, k = qk_norm_rope(q, k, self.q_norm, self.k_norm, eps, span.lightning_rope, True)
             mixed, state = lightning_prefill(q, k, v, self.slopes, scale, state)
             del q, k, v
             out = norm_gate(mixed.reshape(tokens, -1), self.o_norm, gate, eps)

@@ -12,6 +12,7 @@ import torch
 
 from salalocal.model.network import Layer, Network
 from salalocal.model.sparse_layer import SparseLayer
+from salalocal.planner import NARROW_SLICE_TOKENS
 from salalocal_quant import NarrowWeight, PackedWeight, PlanesWeight, Projections, Weight, together
 
 NARROW_DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
@@ -46,15 +47,16 @@ def narrowed(network: Network, name: str) -> Network:
         return together([*weights[:keep], *map(narrow, weights[keep:])], device)
 
     def narrow_layer(layer: Layer) -> Layer:
-        mixer = layer.mixer
+        mixer, feed = layer.mixer, layer.feed_forward
         keep = _SELECTING if isinstance(mixer, SparseLayer) else 0
         return replace(
             layer,
             mixer=replace(mixer, inputs=narrow_all(mixer.inputs, keep), o_proj=narrow(mixer.o_proj)),
             feed_forward=replace(
-                layer.feed_forward,
-                gate_up=narrow_all(layer.feed_forward.gate_up),
-                down_proj=narrow(layer.feed_forward.down_proj),
+                feed,
+                slice_tokens=feed.slice_tokens if feed.channels is None else NARROW_SLICE_TOKENS,
+                gate_up=narrow_all(feed.gate_up),
+                down_proj=narrow(feed.down_proj),
             ),
         )
 

@@ -13,9 +13,6 @@ from torch import Tensor
 from salalocal.cache.attention_memory import Piece
 from salalocal_kernels import sparse_attention_decode, sparse_attention_prefill
 
-# Queries that attend to a piece at once: the float32 sums of more would take more memory than the rest of a chunk.
-_TILE_TOKENS = 2048
-
 
 def attend_in_pieces(q: Tensor, blocks: Tensor, pieces: Iterable[Piece], first_position: int, scale: float) -> Tensor:
     """Attention of queries over their selected blocks.
@@ -30,29 +27,19 @@ def attend_in_pieces(q: Tensor, blocks: Tensor, pieces: Iterable[Piece], first_p
     Returns:
         [T, H, D], dtype of q.
     """
-    whole: Tensor | None = None
-    sums: list[_Sum] = []
+    out: Tensor | None = None
+    wide = torch.promote_types(q.dtype, torch.float32)
+    lse = torch.empty(q.shape[:2], dtype=wide, device=q.device)
     # To the end: behind its last piece a memory asks for what comes next.
     for piece in pieces:
+        pages, table = piece.pages, piece.page_table
         if piece.is_whole:
-            whole = _whole(q, blocks, piece, first_position, scale)
-            continue
-        for number, start in enumerate(range(0, len(q), _TILE_TOKENS)):
-            rows, picked = q[start : start + _TILE_TOKENS], blocks[:, start : start + _TILE_TOKENS]
-            is_here = (picked >= piece.first) & (picked < piece.stop)
-            part = _Sum.of(rows, torch.where(is_here, picked, -1), piece, first_position + start, scale)
-            if number == len(sums):
-                sums.append(part)
-            else:
-                sums[number].add(part)
-            # Or it would be there beside the next one.
-            del part
-    if whole is not None:
-        return whole
-    out = torch.empty_like(q)
-    for number, each in enumerate(sums):
-        out[number * _TILE_TOKENS : (number + 1) * _TILE_TOKENS] = each.out
-    return out
+            out = _whole(q, blocks, piece, first_position, scale)
+        else:
+            span = piece.first, piece.stop
+            out = sparse_attention_prefill(q, pages, table, blocks, first_position, scale, lse, out, span)
+    assert out is not None
+    return out.to(q.dtype)
 
 
 def _whole(q: Tensor, blocks: Tensor, piece: Piece, first: int, scale: float) -> Tensor:
@@ -61,30 +48,3 @@ def _whole(q: Tensor, blocks: Tensor, piece: Piece, first: int, scale: float) ->
     if len(q) == 1:
         return sparse_attention_decode(q[0], pages, table, blocks[:, 0], first + 1, scale)[None]
     return sparse_attention_prefill(q, pages, table, blocks, first, scale)
-
-
-class _Sum:
-    """What queries have read so far, and the weight of it.
-
-    Attributes:
-        out: [T, H, D].
-        lse: [T, H], the log of the sum of weights.
-    """
-
-    def __init__(self, out: Tensor, lse: Tensor) -> None:
-        self.out = out
-        self.lse = lse
-
-    @staticmethod
-    def of(q: Tensor, blocks: Tensor, piece: Piece, first: int, scale: float) -> _Sum:
-        """What is read of one piece."""
-        wide = torch.promote_types(q.dtype, torch.float32)
-        lse = torch.empty(q.shape[:2], dtype=wide, device=q.device)
-        return _Sum(sparse_attention_prefill(q, piece.pages, piece.page_table, blocks, first, scale, lse), lse)
-
-    def add(self, other: _Sum) -> None:
-        """Takes in what was read of another piece."""
-        # Of two that have read nothing either may go.
-        share = torch.sigmoid(other.lse - self.lse).nan_to_num_(0.0)
-        self.out.lerp_(other.out, share[..., None])
-        self.lse = torch.logaddexp(self.lse, other.lse)

@@ -12,7 +12,6 @@ from salalocal.model.feed_forward import FeedForward
 from salalocal.model.lightning_layer import LightningLayer
 from salalocal.model.network import Layer, Network
 from salalocal.model.sparse_layer import SparseLayer
-from salalocal.planner import SLICE_TOKENS
 from salalocal.weights.layout import expected_tensors
 from salalocal.weights.source import WeightSource
 from salalocal_kernels import lightning_slopes
@@ -67,7 +66,7 @@ def build_network(
     device: torch.device,
     *,
     unpack: bool = False,
-    feed_tokens: int = SLICE_TOKENS,
+    feed_channels: int | None = None,
     has_host_table: bool = False,
 ) -> Network:
     """Reads every weight of `source`, one at a time, and puts the network together.
@@ -78,7 +77,7 @@ def build_network(
         dtype: of activations and of weights that are not packed.
         device: where both go.
         unpack: turn packed matrices into plain ones of `dtype`.
-        feed_tokens: that a feed-forward takes at once.
+        feed_channels: of gate and up that a feed-forward has at once; None for all.
         has_host_table: the embedding table stays in host memory, page-locked, and a GPU reads rows of it from there.
 
     Raises:
@@ -86,21 +85,21 @@ def build_network(
     """
     check_tensors(config, source)
     try:
-        return _read_network(config, _Reader(source, dtype, device, unpack), feed_tokens, has_host_table)
+        return _read_network(config, _Reader(source, dtype, device, unpack), feed_channels, has_host_table)
     except BadCheckpoint as error:
         # Whoever keeps the error keeps its frames, and with them every tensor read so far.
         message = str(error)
     raise BadCheckpoint(message)
 
 
-def _read_network(config: ModelConfig, reader: _Reader, feed_tokens: int, has_host_table: bool) -> Network:
+def _read_network(config: ModelConfig, reader: _Reader, feed_channels: int | None, has_host_table: bool) -> Network:
     embedding = (reader.host_table if has_host_table else reader.embedding)("model.embed_tokens")
     return Network(
         config=config,
         dtype=reader.dtype,
         device=reader.device,
         embedding=embedding,
-        layers=tuple(_layer(config, index, reader, feed_tokens) for index in range(config.num_hidden_layers)),
+        layers=tuple(_layer(config, index, reader, feed_channels) for index in range(config.num_hidden_layers)),
         final_norm=reader.tensor("model.norm"),
         head=embedding if config.tie_word_embeddings else reader.weight("lm_head"),
     )
@@ -161,7 +160,7 @@ class _Reader:
         return weight
 
 
-def _layer(config: ModelConfig, index: int, reader: _Reader, feed_tokens: int) -> Layer:
+def _layer(config: ModelConfig, index: int, reader: _Reader, feed_channels: int | None) -> Layer:
     at = f"model.layers.{index}"
     make = _sparse_layer if config.mixer_types[index] == "sparse" else _lightning_layer
     return Layer(
@@ -171,7 +170,7 @@ def _layer(config: ModelConfig, index: int, reader: _Reader, feed_tokens: int) -
         feed_forward=FeedForward(
             gate_up=reader.projections(f"{at}.mlp", "gate_proj", "up_proj"),
             down_proj=reader.weight(f"{at}.mlp.down_proj"),
-            slice_tokens=feed_tokens,
+            channels=feed_channels,
         ),
     )
 

@@ -136,6 +136,11 @@ def test_what_is_read_of_some_blocks_adds_up(name: str, dtype: torch.dtype) -> N
     assert not outs[-1].any()
     shares = torch.stack(lses).softmax(0)
     torch.testing.assert_close((shares[..., None] * torch.stack(outs)).sum(0), whole, rtol=1e-12, atol=1e-12)
+    lse, out = torch.empty(12, 6, dtype=torch.float64), None
+    for span in ((20, 30), (8, 9), (0, 3), (20, 30), (3, 8)):
+        out = IMPLEMENTATIONS[name](q, context.pages, context.table, blocks, 58, 0.35, lse, out, span)
+    torch.testing.assert_close(out, whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(lse, torch.stack(lses).logsumexp(0), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("length", [1, 33, 80])

@@ -36,11 +36,15 @@ def sparse_attention_prefill(
     first_position: int | Tensor,
     scale: float,
     lse: Tensor | None = None,
+    out: Tensor | None = None,
+    span: tuple[int, int] | None = None,
 ) -> Tensor:
     """The op of `ref/attention.py`, same arguments and result; with `lse` it is the definition itself, as nobody reads
     in pieces on a processor but tests."""
     if lse is not None:
-        return attention.sparse_attention_prefill(q, pages, page_table, blocks, first_position, scale, lse)
+        return attention.sparse_attention_prefill(q, pages, page_table, blocks, first_position, scale, lse, out, span)
+    assert out is None
+    assert span is None
     first, out = int(first_position), torch.empty_like(q)
     tile = max(1, min(_QUERIES, _READS // len(page_table)))
     for start in range(0, len(q), tile):

@@ -18,7 +18,7 @@ _NUM_WARPS = 4
 
 @triton.jit
 def _prepare(
-    x_ptr, out_ptr, weight_ptr, table_ptr, token, first_head, heads, stride_xt, stride_xh, eps,
+    x_ptr, out_ptr, weight_ptr, table_ptr, token, first_head, heads, stride_xt, stride_xh, stride_ot, stride_oh, eps,
     ROWS: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     rows = first_head + tl.arange(0, ROWS)
@@ -37,7 +37,7 @@ def _prepare(
         cos = tl.load(table_ptr + token * DIM + pairs, mask=pairs < DIM // 2, other=0.0)[None, :]
         sin = tl.load(table_ptr + token * DIM + DIM // 2 + pairs, mask=pairs < DIM // 2, other=0.0)[None, :]
         low, high = low * cos - high * sin, high * cos + low * sin
-    outs = out_ptr + token * heads * DIM + rows[:, None] * DIM + pairs[None, :]
+    outs = out_ptr + token * stride_ot + rows[:, None] * stride_oh + pairs[None, :]
     tl.store(outs, low.to(out_ptr.dtype.element_ty), mask=is_real)
     tl.store(outs + DIM // 2, high.to(out_ptr.dtype.element_ty), mask=is_real)
 
@@ -45,32 +45,39 @@ def _prepare(
 @triton.jit
 def _qk_norm_rope_kernel(
     q_ptr, k_ptr, q_out_ptr, k_out_ptr, q_weight_ptr, k_weight_ptr, table_ptr,
-    eps, stride_qt, stride_qh, stride_kt, stride_kh,
+    eps, stride_qt, stride_qh, stride_kt, stride_kh, stride_qot, stride_qoh, stride_kot, stride_koh,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     q_parts: tl.constexpr = (HEADS + ROWS - 1) // ROWS
     if part < q_parts:
-        _prepare(q_ptr, q_out_ptr, q_weight_ptr, table_ptr, token, part * ROWS, HEADS, stride_qt, stride_qh, eps,
-                 ROWS, DIM, HALF)  # fmt: skip
+        _prepare(q_ptr, q_out_ptr, q_weight_ptr, table_ptr, token, part * ROWS, HEADS, stride_qt, stride_qh,
+                 stride_qot, stride_qoh, eps, ROWS, DIM, HALF)  # fmt: skip
     else:
         _prepare(k_ptr, k_out_ptr, k_weight_ptr, table_ptr, token, (part - q_parts) * ROWS, KV_HEADS, stride_kt,
-                 stride_kh, eps, ROWS, DIM, HALF)  # fmt: skip
+                 stride_kh, stride_kot, stride_koh, eps, ROWS, DIM, HALF)  # fmt: skip
 
 
 def qk_norm_rope(
-    q: Tensor, k: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, eps: float, table: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    eps: float,
+    table: Tensor | None,
+    in_place: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The op of `ref/qk_norm_rope.py`, same arguments and result, for dtypes up to float32; rounds once, at the end."""
     tokens, heads, dim = q.shape
     kv_heads = k.shape[1]
-    q_out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    k_out = torch.empty(k.shape, dtype=k.dtype, device=k.device)
+    # A program has loaded all of a head before it stores any of it.
+    q_out, k_out = (q, k) if in_place else (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k))
     if tokens == 0:
         return q_out, k_out
     assert max(q.element_size(), k.element_size()) <= 4
     assert dim % 2 == 0
+    assert q_out.stride(-1) == k_out.stride(-1) == 1
     q, k = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k))
     q_weight, k_weight, table = (x if x is None else x.contiguous() for x in (q_weight, k_weight, table))
     half = triton.next_power_of_2(dim // 2)
@@ -78,6 +85,7 @@ def qk_norm_rope(
     _qk_norm_rope_kernel[(tokens, triton.cdiv(heads, rows) + triton.cdiv(kv_heads, rows))](
         q, k, q_out, k_out, q_weight, k_weight, table,
         eps, q.stride(0), q.stride(1), k.stride(0), k.stride(1),
+        q_out.stride(0), q_out.stride(1), k_out.stride(0), k_out.stride(1),
         HEADS=heads, KV_HEADS=kv_heads, ROWS=rows, DIM=dim, HALF=half,
         num_warps=_NUM_WARPS,
     )  # fmt: skip

@@ -19,7 +19,7 @@ _WARPS = 4
 
 
 @triton.jit
-def _silu_mul_kernel(gate_ptr, up_ptr, out_ptr, columns, stride_gt, stride_ut, BLOCK: tl.constexpr):
+def _silu_mul_kernel(gate_ptr, up_ptr, out_ptr, columns, stride_gt, stride_ut, stride_ot, BLOCK: tl.constexpr):
     runs = tl.cdiv(columns, BLOCK)
     row = (tl.program_id(0) // runs).to(tl.int64)
     at = tl.program_id(0) % runs * BLOCK + tl.arange(0, BLOCK)
@@ -27,19 +27,22 @@ def _silu_mul_kernel(gate_ptr, up_ptr, out_ptr, columns, stride_gt, stride_ut, B
     gate = tl.load(gate_ptr + row * stride_gt + at, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(up_ptr + row * stride_ut + at, mask=inside, other=0.0).to(tl.float32)
     y = gate / (1.0 + tl.exp(-gate)) * up
-    tl.store(out_ptr + row * columns + at, y.to(out_ptr.dtype.element_ty), mask=inside)
+    tl.store(out_ptr + row * stride_ot + at, y.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
+def silu_mul(gate: Tensor, up: Tensor, out: Tensor | None = None) -> Tensor:
     """The op of `ref/silu_mul.py`, same arguments and result, for dtypes up to float32; rounds once, at the end."""
     assert gate.shape == up.shape
     assert gate.stride(1) == up.stride(1) == 1
     rows, columns = gate.shape
-    out = torch.empty(rows, columns, dtype=gate.dtype, device=gate.device)
+    if out is None:
+        out = torch.empty(rows, columns, dtype=gate.dtype, device=gate.device)
+    assert out.shape == gate.shape
+    assert out.stride(1) == 1
     if out.numel():
         block = min(_NUMBERS, int(triton.next_power_of_2(columns)))
         _silu_mul_kernel[(rows * triton.cdiv(columns, block),)](
-            gate, up, out, columns, gate.stride(0), up.stride(0), BLOCK=block, num_warps=_WARPS
+            gate, up, out, columns, gate.stride(0), up.stride(0), out.stride(0), BLOCK=block, num_warps=_WARPS
         )
     return out
 

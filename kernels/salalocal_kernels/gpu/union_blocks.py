@@ -12,11 +12,14 @@ from torch import Tensor
 
 from salalocal_kernels.gpu.target import INTERPRETED
 
+# What an entry has room for.
+_MOST_BLOCKS = 1 << 24
 
-@triton.jit
+
+@triton.jit(do_not_specialize=["low", "stop"])
 def _union_blocks_kernel(
     blocks_ptr, table_ptr, entries_ptr, counts_ptr,
-    tokens, tiles,
+    tokens, tiles, low, stop,
     stride_bh, stride_bt, stride_eh, stride_et,
     K: tl.constexpr, K_PADDED: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
@@ -27,8 +30,9 @@ def _union_blocks_kernel(
     token = tile * QUERIES + index // K_PADDED
     places = blocks_ptr + kv_head * stride_bh + token * stride_bt + pick
     block = tl.load(places, mask=(token < tokens) & (pick < K), other=-1)
-    # Sorted by block, then by query; what is no block comes last.
-    order = tl.where(block < 0, 0x7FFFFFFF, block * QUERIES + index // K_PADDED)
+    # Sorted by block, then by query; what is no block, or none of the piece, comes last.
+    is_read = (block >= low) & (block < stop)
+    order = tl.where(is_read, block * QUERIES + index // K_PADDED, 0x7FFFFFFF)
     order = tl.sort(order)
     is_block = order != 0x7FFFFFFF
     block = order // QUERIES
@@ -46,13 +50,16 @@ def _union_blocks_kernel(
     tl.store(counts_ptr + kv_head * tiles + tile, tl.sum(is_first.to(tl.int32), 0))
 
 
-def union_blocks(blocks: Tensor, page_table: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+def union_blocks(
+    blocks: Tensor, page_table: Tensor, queries: int, span: tuple[int, int] | None = None
+) -> tuple[Tensor, Tensor]:
     """Unites the blocks of every `queries` neighbouring queries.
 
     Args:
         blocks: [Hkv, T, K] int32, -1 padded, no block twice in a row, below 2^24; picks of a query adjacent.
         page_table: [N] integers, the page of each block, below 2^31.
         queries: queries per tile, a power of two up to 8.
+        span: first and last block (excluded) of those that are united; None for all.
 
     Returns:
         entries: int64 [Hkv, ceil(T / queries), queries * K]; each holds page << 32 | block << 8 | readers, where bit r
@@ -63,12 +70,14 @@ def union_blocks(blocks: Tensor, page_table: Tensor, queries: int) -> tuple[Tens
     tiles = triton.cdiv(tokens, queries)
     assert blocks.stride(-1) == page_table.stride(0) == 1
     assert queries <= 8
+    low, stop = (0, _MOST_BLOCKS) if span is None else span
+    assert 0 <= low <= stop <= _MOST_BLOCKS
     entries = torch.empty(kv_heads, tiles, queries * k, dtype=torch.int64, device=blocks.device)
     counts = torch.empty(kv_heads, tiles, dtype=torch.int32, device=blocks.device)
     if tokens:
         _union_blocks_kernel[(tiles, kv_heads)](
             blocks, page_table, entries, counts,
-            tokens, tiles,
+            tokens, tiles, low, stop,
             blocks.stride(0), blocks.stride(1), entries.stride(0), entries.stride(1),
             K=k, K_PADDED=triton.next_power_of_2(k), QUERIES=queries,
             num_warps=1 if INTERPRETED else 4,

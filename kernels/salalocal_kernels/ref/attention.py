@@ -54,6 +54,8 @@ def sparse_attention_prefill(
     first_position: int | Tensor,
     scale: float,
     lse: Tensor | None = None,
+    out: Tensor | None = None,
+    span: tuple[int, int] | None = None,
 ) -> Tensor:
     """Attention of T queries, each over the tokens t <= its own of its selected blocks.
 
@@ -68,13 +70,27 @@ def sparse_attention_prefill(
         scale: factor on q . k.
         lse: [T, H], float32 or wider, overwritten where given: the natural logarithm of the sum of exp(scale q . k)
             over the tokens read, -inf where there are none.
+        out: [T, H, D], dtype of `lse`: what an earlier call read of other blocks, and `lse` what it gave. Both take in
+            what is read now, and `out` is returned.
+        span: first and last block (excluded); others are not read. Only with `lse`.
 
     Returns:
         [T, H, D], dtype of q, softmax statistics in at least float32. With `lse` of its dtype, and 0 where nothing is
         read: what was read of several sets of blocks then adds up, each weighed by exp(lse). Memory is bounded by the
         union of the blocks of a few neighbouring queries.
     """
-    return _sparse_attention(q, pages, page_table.expand(pages.shape[1], -1), blocks, int(first_position), scale, lse)
+    if span is not None:
+        blocks = torch.where((blocks >= span[0]) & (blocks < span[1]), blocks, -1)
+    tables, first = page_table.expand(pages.shape[1], -1), int(first_position)
+    if out is None:
+        return _sparse_attention(q, pages, tables, blocks, first, scale, lse)
+    assert lse is not None
+    now = torch.empty_like(lse)
+    read = _sparse_attention(q, pages, tables, blocks, first, scale, now)
+    # Of two that have read nothing either may go.
+    out.lerp_(read, torch.sigmoid(now - lse).nan_to_num_(0.0)[..., None])
+    torch.logaddexp(lse, now, out=lse)
+    return out
 
 
 def _sparse_attention(

@@ -15,6 +15,7 @@ def qk_norm_rope(
     k_weight: Tensor | None,
     eps: float,
     table: Tensor | None,
+    in_place: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`rms_norm` over every head's channels, then `rope`, on q and on k.
 
@@ -28,9 +29,10 @@ def qk_norm_rope(
         k_weight: [D], dtype of k; None where keys have no norm.
         eps: added to the mean square.
         table: [T, D] float32 (float64 in a float64 run), from `rope_table`; None where there is no RoPE.
+        in_place: q and k are overwritten with the result, which for a long chunk spares two large tensors.
 
     Returns:
-        New q and k in the shapes and dtype given. Source: the vendor's lightning layer.
+        q and k in the shapes and dtype given, new ones unless `in_place`. Source: the vendor's lightning layer.
     """
 
     def prepare(x: Tensor, weight: Tensor | None) -> Tensor:
@@ -38,4 +40,6 @@ def qk_norm_rope(
             x = rms_norm(x, weight, eps)
         return x if table is None else rotate(x, table)
 
+    if in_place:
+        return q.copy_(prepare(q, q_weight)), k.copy_(prepare(k, k_weight))
     return prepare(q, q_weight), prepare(k, k_weight)

@@ -9,17 +9,18 @@ from torch.nn import functional
 from salalocal_kernels.ref.quantize_tokens import quantize_tokens
 
 
-def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
+def silu_mul(gate: Tensor, up: Tensor, out: Tensor | None = None) -> Tensor:
     """silu(gate) * up, where silu(x) = x / (1 + exp(-x)).
 
     Args:
         gate: [T, N], any float dtype.
         up: [T, N], dtype of gate; both may be halves of one [T, 2 N].
+        out: [T, N], dtype of gate, where the result goes: columns of a larger one, say. None: a new one.
 
     Returns:
         [T, N], dtype of gate.
     """
-    return functional.silu(gate) * up
+    return torch.mul(functional.silu(gate), up, out=out)
 
 
 def silu_mul_codes(gate: Tensor, up: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

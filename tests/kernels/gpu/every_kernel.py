@@ -140,7 +140,8 @@ class Ops:
             q, picked = self.normal(37, HEADS, DIM, dtype=dtype), self.picked(37)
             sparse_attention_prefill(q, *self.pages(dtype), picked, LENGTH - 37, 0.1)
             lse = self.put(torch.zeros(37, HEADS))
-            sparse_attention_prefill(q, *self.pages(dtype), picked, LENGTH - 37, 0.1, lse)
+            out = sparse_attention_prefill(q, *self.pages(dtype), picked, LENGTH - 37, 0.1, lse, None, (0, 9))
+            sparse_attention_prefill(q, *self.pages(dtype), picked, LENGTH - 37, 0.1, lse, out, (9, BLOCKS))
 
     def sparse_attention_decode(self) -> None:
         for dtype in HALF:
@@ -190,6 +191,7 @@ class Ops:
             q, k = self.normal(3, HEADS, DIM), self.normal(3, kv_heads, DIM)
             weight, table = self.normal(DIM), self.put(torch.rand(3, DIM))
             qk_norm_rope(q, k, weight, weight, 1e-6, table)
+            qk_norm_rope(q, k, weight, weight, 1e-6, table, True)
 
     def rope_table(self) -> None:
         rope_table(self.whole(1, 70_000, 1 << 20), DIM, 10000.0)
@@ -214,6 +216,7 @@ class Ops:
         for columns in (16384, 777):
             gate, up = self.normal(3, columns), self.normal(3, columns)
             silu_mul(gate, up)
+            silu_mul(gate, up, self.normal(len(gate), columns + 16)[:, 8:-8])
             for dtype in self._eights:
                 silu_mul_codes(gate, up, dtype)
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,71 +15,24 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
+from meta_network import META, empty, network
 from triton_gate import SHARED_BYTES, Launch, assert_fits, launches
 
 from salalocal.cache import host_memory
 from salalocal.cache.session_cache import SessionCache
 from salalocal.cache.tiered_store import TieredStore
-from salalocal.config import ModelConfig
 from salalocal.engine.decode_graph import DecodeGraph, StepKind
 from salalocal.engine.sampling import Choice, Sampler, Sampling
-from salalocal.model.feed_forward import FeedForward
-from salalocal.model.lightning_layer import LightningLayer
 from salalocal.model.narrow import NARROW_DTYPES, narrowed
-from salalocal.model.network import Layer, Network
-from salalocal.model.sparse_layer import SparseLayer
-from salalocal_kernels import Planes, coverage, dispatch, watch
+from salalocal.model.network import Network
+from salalocal_kernels import coverage, dispatch, watch
 from salalocal_kernels.gpu import early, scaled_linear
-from salalocal_quant import Int8Weight, PlanesWeight, together
 from salalocal_quant.packed import SCRATCH_BYTES
 
-META = torch.device("meta")
 GREEDY = Choice(0.0, 0, 1.0, 0.0)
 DRAWN = Choice(0.8, 40, 0.9, 0.05)
 # 40,000 tokens read: sparse, with room for 40,960.
 LENGTH = 40_000
-
-
-def config() -> ModelConfig:
-    """One attention and one lightning layer of the released model."""
-    small = ModelConfig.from_json(Path(__file__).parents[2] / "golden/models/m4/config.json")
-    return replace(
-        small, hidden_size=4096, num_hidden_layers=2, mixer_types=small.mixer_types[:2], num_attention_heads=32,
-        num_key_value_heads=2, head_dim=128, lightning_nkv=32, intermediate_size=16384, vocab_size=73448,
-    )  # fmt: skip
-
-
-def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device=META)
-
-
-def planes(rows: int, columns: int, bits: int) -> PlanesWeight:
-    words = empty(rows, columns * bits // 32, dtype=torch.int32)
-    return PlanesWeight(Planes(words, empty(rows, columns // 128), None, bits, 128))
-
-
-def network() -> Network:
-    """The default recipe: 4 bits, but 8 for what decides selection, for gates and for the head."""
-    sizes, hidden = config(), 4096
-    feed_forward = FeedForward(
-        together([planes(16384, hidden, 4), planes(16384, hidden, 4)], torch.device("cuda")), planes(hidden, 16384, 4)
-    )
-    sparse = SparseLayer(
-        sizes,
-        together([planes(rows, hidden, 8) for rows in (4096, 256, 256, 4096)], torch.device("cuda")),
-        planes(hidden, hidden, 4),
-    )
-    lightning = LightningLayer(
-        sizes,
-        together([*(planes(4096, hidden, 4) for _ in range(3)), planes(4096, hidden, 8)], torch.device("cuda")),
-        planes(hidden, hidden, 4),
-        *(empty(128), empty(128), empty(4096)),
-        slopes=empty(32, dtype=torch.float32),
-    )
-    norm = empty(hidden)
-    table = Int8Weight(empty(73448, hidden, dtype=torch.int8), empty(73448, hidden // 128), None, torch.bfloat16)
-    layers = (Layer(norm, sparse, norm, feed_forward), Layer(norm, lightning, norm, feed_forward))
-    return Network(sizes, torch.bfloat16, META, table, layers, norm, planes(73448, hidden, 8))
 
 
 @pytest.fixture(autouse=True)

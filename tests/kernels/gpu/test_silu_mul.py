@@ -38,6 +38,11 @@ def check_products() -> None:
                 assert found.dtype == dtype
                 assert found.is_contiguous()
                 assert not found.numel() or error(found, exact) < tolerance
+                wide = torch.zeros(tokens, columns + 5, dtype=dtype)
+                assert torch.equal(gpu.silu_mul(*pair, wide[:, 2:-3]), found)
+                assert torch.equal(wide[:, 2:-3], found)
+                assert not wide[:, :2].any()
+                assert not wide[:, -3:].any()
 
 
 def check_large_gates() -> None:

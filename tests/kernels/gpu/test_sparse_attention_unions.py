@@ -99,6 +99,28 @@ def check_prefill_of_some_blocks() -> None:
                 torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-6, atol=max(tolerance, 1e-6))
 
 
+def check_prefill_piece_by_piece() -> None:
+    """Each call takes in what the ones before it have read; tiles that read nothing of a piece keep what they have."""
+    for first, tokens, block, group, kv_heads, k in SHAPES:
+        blocks = picks(first, tokens, block, kv_heads, k)
+        for dtype, tolerance in TOLERANCE.items():
+            pages, table = context(first + tokens, kv_heads, block, 16, dtype)
+            for dim in (16, 8):
+                q = random(tokens, group * kv_heads, dim, seed=1).to(dtype)
+                some = pages[..., :dim]
+                lse = torch.empty(q.shape[:2], dtype=torch.promote_types(dtype, torch.float32))
+                out: Tensor | None = None
+                for span in ((0, 0), (3, 9), (90, 99), (9, 90), (0, 3)):
+                    found = module.sparse_attention_prefill(q, some, table, blocks, first, 0.3, lse, out, span)
+                    assert out is None or found is out
+                    out = found
+                assert out is not None
+                exact, exact_lse = some.double().nan_to_num(0.0), torch.empty(q.shape[:2], dtype=torch.float64)
+                expected = reference.sparse_attention_prefill(q.double(), exact, table, blocks, first, 0.3, exact_lse)
+                torch.testing.assert_close(out.double(), expected, rtol=2 * tolerance, atol=2 * tolerance)
+                torch.testing.assert_close(lse.double(), exact_lse, rtol=2e-6, atol=max(tolerance, 2e-6))
+
+
 def check_tiles_of_an_h100() -> None:
     first, tokens = 300, 11
     pages, table = context(first + tokens, 1, 16, 16, torch.float16)
@@ -152,14 +174,14 @@ def own_slots(pages: Tensor, table: Tensor, blocks: Tensor) -> tuple[Tensor, Ten
 def check_unions() -> None:
     blocks = picks(100, 7, 4, 2, 6)
     table = torch.randperm(40, generator=torch.Generator().manual_seed(1))
-    for queries in (1, 2, 4, 8):
-        entries, counts = union_blocks(blocks, table, queries)
+    for queries, low, stop in ((1, 0, 99), (2, 0, 99), (4, 0, 99), (8, 0, 99), (4, 3, 20), (2, 26, 27), (8, 5, 5)):
+        entries, counts = union_blocks(blocks, table, queries, None if stop == 99 else (low, stop))
         for g in range(2):
             for tile in range(counts.shape[1]):
                 readers: dict[int, int] = {}
                 for query, row in enumerate(blocks[g, tile * queries : (tile + 1) * queries].tolist()):
                     for block in row:
-                        if block >= 0:
+                        if max(low, 0) <= block < stop:
                             readers[block] = readers.get(block, 0) | 1 << query
                 expected = [int(table[b]) << 32 | b << 8 | readers[b] for b in sorted(readers)]
                 assert int(counts[g, tile]) == len(expected)
@@ -192,8 +214,8 @@ def test_prefill_compiles(name: str, chip: int, dtype: str) -> None:
     types |= {"lse_ptr": "*fp32"}
     constants = {"POSITION_IN_MEMORY": False, "QUERIES": queries, "GROUP": group, "GROUP_PADDED": group, "BLOCK": 64}
     constants |= {"DIM": dim, "WIDE": tl.float32, "FIXED_STEPS": 0}
-    for has_lse in (False, True):
-        constants["HAS_LSE"] = has_lse
+    for has_lse, is_continued in ((False, False), (True, False), (True, True)):
+        constants |= {"HAS_LSE": has_lse, "IS_CONTINUED": is_continued}
         types["out_ptr"] = "*fp32" if has_lse else f"*{dtype}"
         spilled = compile_for(chip, module._sparse_attention_kernel, constants, types, warps, stages)
         assert spilled == 0 or dtype == "fp32"
@@ -262,6 +284,14 @@ def test_pieces_and_own_slots_on_the_gpu(dtype: torch.dtype) -> None:
         found = module.sparse_attention_prefill(q, pages, table, blocks, first, 0.09, lse)
         assert (found - exact).abs().max() < (1e-5 if dtype == torch.float32 else 2e-2)
         torch.testing.assert_close(lse.double(), exact_lse, rtol=1e-5, atol=1e-5)
+    arguments = table, picked, first, 0.09
+    exact = reference.sparse_attention_prefill(q.double(), pages.double(), *arguments)
+    plain = reference.sparse_attention_prefill(q, pages, *arguments)
+    lse, out = torch.empty(tokens, 32, device="cuda"), None
+    for span in ((0, 300), (300, 301), (301, 990), (990, count)):
+        out = module.sparse_attention_prefill(q, pages, *arguments, lse, out, span)
+    error, allowed = errors(out, plain, exact)
+    assert error <= 2 * allowed + 1e-6
     arguments = picked[:, -1], first + tokens, 0.09
     slots, slot_table = own_slots(pages, table, picked[:, -1])
     whole = decode_module.sparse_attention_decode(q[-1], pages, table, *arguments)
@@ -289,4 +319,11 @@ def test_pages_past_2_to_the_31_on_the_gpu() -> None:
 
 
 if __name__ == "__main__":
-    run_checks(check_unions, check_prefill, check_prefill_of_some_blocks, check_tiles_of_an_h100, check_decode)
+    run_checks(
+        check_unions,
+        check_prefill,
+        check_prefill_of_some_blocks,
+        check_prefill_piece_by_piece,
+        check_tiles_of_an_h100,
+        check_decode,
+    )
