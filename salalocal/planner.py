@@ -23,6 +23,8 @@ TILE_SCORES = 1 << 24
 _UNITED_BYTES = 8
 # What small tensors, products' own workspaces and the allocator's roundings take in a lean workspace.
 _LEAN_SPARE_BYTES = 128 << 20
+# In 8 bits tensors of three sizes take turns, and the allocator has lost as much again between them.
+_NARROW_SPARE_BYTES = 256 << 20
 # What CUDA itself takes on a card before the first tensor.
 _CUDA_CONTEXT_BYTES = 1 << 29
 _GPU_CHUNK_TOKENS = 8192
@@ -184,7 +186,8 @@ def _lean_workspace(
         unpacked += config.hidden_size * config.intermediate_size
     # Besides them the residual stream and its norm.
     always = tokens * (config.hidden_size * wide + hidden)
-    return always + max(lightning, sparse, feed) + unpacked + _LEAN_SPARE_BYTES
+    spare = _NARROW_SPARE_BYTES if is_narrow else _LEAN_SPARE_BYTES
+    return always + max(lightning, sparse, feed) + unpacked + spare
 
 
 def check_kv(kv: str) -> None:

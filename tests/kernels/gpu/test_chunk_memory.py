@@ -112,8 +112,9 @@ def test_a_lean_chunk(tokens: int, prefill: str) -> None:
         launches(lambda: narrow.append(narrowed(made, prefill)))
         (made,) = narrow
     peak = peak_of_a_chunk(made, tokens)
-    # The rest is for what PyTorch and cuBLAS take themselves.
-    assert 96 << 20 < planned - peak < 192 << 20
+    # The rest is for what PyTorch and cuBLAS take themselves, and in 8 bits for gaps between tensors of three sizes.
+    gaps = 0 if prefill == "full" else 128 << 20
+    assert 96 << 20 < planned - peak - gaps < 192 << 20
 
 
 @pytest.mark.gpu
