@@ -1,6 +1,6 @@
 """Puts sizes and times together: does a context fit, what is the nearest that does, how long will it take.
 
-Pure arithmetic over `planner`, `times` and `saved_size`: no torch, no files. `load` asks the same sizes.
+Pure arithmetic over `choices`, `kv_tiers`, `times` and `saved_size`: no torch, no files. `load` asks the same sizes.
 """
 
 from __future__ import annotations
@@ -10,21 +10,11 @@ from typing import Literal
 
 from salalocal import times
 from salalocal.bus_times import Away
+from salalocal.choices import Choice, choose, choose_tiered, packed
 from salalocal.config import ModelConfig
 from salalocal.errors import InvalidRequest
-from salalocal.planner import (
-    LONG_CONTEXT_TOKENS,
-    Choice,
-    Tiers,
-    capped,
-    choose,
-    choose_tiered,
-    default_chunk,
-    host_token_bytes,
-    kv_budget,
-    packed,
-    tiers,
-)
+from salalocal.kv_tiers import LONG_CONTEXT_TOKENS, Tiers, capped, host_token_bytes, kv_budget, tiers
+from salalocal.planner import default_chunk
 from salalocal.saved_size import saved_bytes
 from salalocal.times import Rates, Times
 

@@ -28,8 +28,9 @@ from salalocal.engine.tally import AttentionTally
 from salalocal.errors import Cancelled, ContextTooLong, DoesNotFit, InvalidRequest
 from salalocal.evidence import QuoteIndex, excerpts, read_passages
 from salalocal.forecast import Place, kv_away, make_plan
+from salalocal.kv_tiers import LONG_CONTEXT_TOKENS
 from salalocal.model.network import Network
-from salalocal.planner import LONG_CONTEXT_TOKENS, Footprint
+from salalocal.planner import Footprint
 from salalocal.saved_size import CHECKPOINT_EVERY_TOKENS
 from salalocal.times import Times, predict
 from salalocal.tokenizer import Message, Prompt, Tokenizer

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from salalocal import planner
+from salalocal import choices, kv_tiers, planner
 from salalocal.cache.tiered_store import TieredStore
+from salalocal.choices import choose_packing
 from salalocal.config import ModelConfig
 from salalocal.engine.closer_look import closer_look_tokens
 from salalocal.engine.engine import Engine
@@ -17,7 +18,7 @@ from salalocal.engine.out_of_memory import available_bytes
 from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.hub import find_model
 from salalocal.model.narrow import NARROW_DTYPES, narrowed, why_not
-from salalocal.planner import Footprint, choose_packing, footprint
+from salalocal.planner import Footprint, footprint
 from salalocal.tokenizer import Tokenizer
 from salalocal.weights.build import build_network, check_tensors
 from salalocal.weights.fingerprint import fingerprint
@@ -71,7 +72,7 @@ def load(
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
     _check_prefill(prefill, where)
-    planner.check_kv(kv)
+    kv_tiers.check_kv(kv)
     path = find_model(path_or_name)
     if gpu_memory is not None and where.type != "cuda":
         raise InvalidRequest(f"gpu_memory is for a GPU, and {path.name} is to run on the processor: leave it out")
@@ -91,14 +92,14 @@ def load(
         cap_memory(where, gpu_memory, leanest.weight_bytes, path.name)
         if kv_budget is None:
             available, is_narrow = available_bytes(where), prefill != "full"
-            chunk, sizes = planner.capped(config, kind.itemsize, available, is_narrow=is_narrow)
-            kv_budget = planner.kv_budget(config, sizes, available_bytes(where))
+            chunk, sizes = kv_tiers.capped(config, kind.itemsize, available, is_narrow=is_narrow)
+            kv_budget = kv_tiers.kv_budget(config, sizes, available_bytes(where))
     if kv != "full" and kv_budget is None:
         raise InvalidRequest(
             f"kv in {kv} is for K and V in host memory, and here all of them are on the device: give kv_budget or a "
             "smaller gpu_memory, or leave kv out"
         )
-    shares = None if kv_budget is None else planner.tiers(config, kind.itemsize, kv_budget, kv)
+    shares = None if kv_budget is None else kv_tiers.tiers(config, kind.itemsize, kv_budget, kv)
     _check_fits(path, config, kind, sizes, chunk, where, kv_budget)
     network = build_network(
         config, source, kind, where, unpack=unpack,
@@ -113,12 +114,12 @@ def load(
     name = path.stem if path.is_file() else path.name
     look = 0 if path.is_file() else closer_look_tokens(path)
     tiers = None if shares is None else make_tiers(config, kind, where, shares, kv)
-    sizes = planner.with_kv(config, sizes, kv)
+    sizes = kv_tiers.with_kv(config, sizes, kv)
     return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files), look, tiers, prefill)
 
 
 def make_tiers(
-    config: ModelConfig, dtype: torch.dtype, device: torch.device, shares: planner.Tiers, kv: str = "full"
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, shares: kv_tiers.Tiers, kv: str = "full"
 ) -> TieredStore:
     """Slots and buffers on the device, and host memory to come."""
     return TieredStore(
@@ -203,7 +204,7 @@ def _check_fits(
     available = available_bytes(device)
     needed = sizes.total_bytes(0) + (0 if kv_budget is None else kv_budget + sizes.streaming_bytes)
     if needed > available:
-        smaller = planner.mildest_packing(config, dtype.itemsize, chunk_tokens, available)
+        smaller = choices.mildest_packing(config, dtype.itemsize, chunk_tokens, available)
         raise DoesNotFit(
             f"{path.name}: needs {needed / 2**30:.1f} GiB of {device.type} memory and {available / 2**30:.1f} GiB are "
             "free; close other programs or "

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import salalocal
-from salalocal import machine, planner
+from salalocal import choices, kv_tiers, machine
 from salalocal.bus_times import Bus
 from salalocal.engine import engine as engine_module
 from salalocal.engine import load as load_module
@@ -58,7 +58,7 @@ def test_with_k_and_v_in_host_memory_the_bus_must_be_known(known: Machine) -> No
     assert engine.expected_times(5000) is None
     rates = replace(RATES, bus=Bus(1e9, 1e9, 1e9, 1e-5, 1e-8))
     machine.save(replace(known, rates=rates))
-    shares = planner.tiers(engine.config, 4, 1 << 20)
+    shares = kv_tiers.tiers(engine.config, 4, 1 << 20)
     away = kv_away(engine.config, 4, shares)
     expected = predict(engine.config, rates, 5000, engine.default_chunk, 4, unpacked=True, away=away)
     assert engine.expected_times(5000) == expected
@@ -78,7 +78,7 @@ def test_a_refused_model_is_told_how_to_pack_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(load_module, "available_bytes", lambda _: 1 << 20)
     with pytest.raises(DoesNotFit, match="close other programs or take a smaller model"):
         load()
-    monkeypatch.setattr(planner, "mildest_packing", lambda *_: "int8")
+    monkeypatch.setattr(choices, "mildest_packing", lambda *_: "int8")
     with pytest.raises(DoesNotFit, match="or pack it: 'salalocal quantize --format int8' fits"):
         load()
 
@@ -86,4 +86,4 @@ def test_a_refused_model_is_told_how_to_pack_it(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(("gib", "packing"), [(12, "int8"), (8, "int4"), (4, None)])
 def test_the_mildest_packing_that_fits(gib: int, packing: str | None) -> None:
     config = salalocal.config.ModelConfig.from_json(find_config("openbmb/MiniCPM-SALA"))
-    assert planner.mildest_packing(config, 2, 2048, gib << 30) == packing
+    assert choices.mildest_packing(config, 2, 2048, gib << 30) == packing
