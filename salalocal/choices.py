@@ -86,8 +86,8 @@ def choose_tiered(
     least = least_kv_bytes(config, item_bytes, kv)
     if not least:
         return None
-    _, sizes = capped(config, item_bytes, available_bytes, is_narrow=is_narrow)
-    sizes = with_kv(config, sizes, kv)
+    taken = capped(config, item_bytes, available_bytes, is_narrow=is_narrow)
+    sizes = with_kv(config, taken.sizes, kv)
     choice = Choice(config, sizes, False, 0, least)
     left = available_bytes - choice.device_bytes(0)
     if left <= 0:

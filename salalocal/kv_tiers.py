@@ -48,6 +48,21 @@ def kv_budget(
     return max(0, available_bytes - fixed - sizes.compressed_bytes(tokens))
 
 
+@dataclass(frozen=True)
+class Capped:
+    """How a model is taken on a capped card.
+
+    Attributes:
+        chunk_tokens: per prefill chunk.
+        sizes: what it takes then.
+        kv_budget: bytes there for K and V in host memory, as `kv_budget` says.
+    """
+
+    chunk_tokens: int
+    sizes: Footprint
+    kv_budget: int | None
+
+
 def capped(
     config: ModelConfig,
     item_bytes: int,
@@ -55,8 +70,8 @@ def capped(
     tokens: int = LONG_CONTEXT_TOKENS,
     *,
     is_narrow: bool = False,
-) -> tuple[int, Footprint]:
-    """Tokens per prefill chunk, and what the model takes then, on a card with so much for weights and caches.
+) -> Capped:
+    """How `config` is taken on a card with so much for weights and caches, for a context of `tokens`.
 
     Where K/V of a long context fits beside them, all is as without a cap. Else the model is lean, and a chunk has fewer
     tokens where more would leave K/V hardly any room.
@@ -64,12 +79,12 @@ def capped(
     chunk = default_chunk(config, on_gpu=True)
     sizes = footprint(config, item_bytes, chunk)
     if kv_budget(config, sizes, available_bytes, tokens) is None:
-        return chunk, sizes
+        return Capped(chunk, sizes, None)
     while True:
         sizes = footprint(config, item_bytes, chunk, is_lean=True, is_narrow=is_narrow)
         budget = kv_budget(config, sizes, available_bytes, tokens)
         if budget is None or budget >= _AMPLE_KV_BYTES or chunk <= _LEAST_GPU_CHUNK_TOKENS:
-            return chunk, sizes
+            return Capped(chunk, sizes, budget)
         chunk //= 2
 
 

@@ -12,7 +12,7 @@ from salalocal.choices import packed
 from salalocal.config import ModelConfig
 from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.hub import find_config
-from salalocal.kv_tiers import Tiers, capped, kv_budget, tiers, with_kv
+from salalocal.kv_tiers import Capped, Tiers, capped, kv_budget, tiers, with_kv
 from salalocal.planner import footprint, usable_gpu_bytes
 
 RELEASED = ModelConfig.from_json(find_config("openbmb/MiniCPM-SALA"))
@@ -76,11 +76,12 @@ def test_a_million_tokens_on_a_card_of_8_gib() -> None:
     config = packed(RELEASED, "int4")
     assert config is not None
     usable = usable_gpu_bytes(8 << 30)
-    chunk, sizes = capped(config, 2, usable)
-    assert chunk == 8192
+    taken = capped(config, 2, usable)
+    sizes, budget = taken.sizes, taken.kv_budget
+    assert taken.chunk_tokens == 8192
     assert sizes.has_host_table
-    assert capped(config, 2, 80 << 30) == (8192, footprint(config, 2, 8192))
-    budget = kv_budget(config, sizes, usable)
+    assert capped(config, 2, 80 << 30) == Capped(8192, footprint(config, 2, 8192), None)
+    assert budget == kv_budget(config, sizes, usable)
     assert budget is not None
     assert budget > 160 << 20
     tiers(config, 2, budget)

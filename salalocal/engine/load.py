@@ -91,9 +91,8 @@ def load(
         leanest = footprint(config, kind.itemsize, chunk, is_lean=True)
         cap_memory(where, gpu_memory, leanest.weight_bytes, path.name)
         if kv_budget is None:
-            available, is_narrow = available_bytes(where), prefill != "full"
-            chunk, sizes = kv_tiers.capped(config, kind.itemsize, available, is_narrow=is_narrow)
-            kv_budget = kv_tiers.kv_budget(config, sizes, available_bytes(where))
+            taken = kv_tiers.capped(config, kind.itemsize, available_bytes(where), is_narrow=prefill != "full")
+            chunk, sizes, kv_budget = taken.chunk_tokens, taken.sizes, taken.kv_budget
     if kv != "full" and kv_budget is None:
         raise InvalidRequest(
             f"kv in {kv} is for K and V in host memory, and here all of them are on the device: give kv_budget or a "
