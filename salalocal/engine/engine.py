@@ -159,7 +159,9 @@ class Engine:
     def way_out(self, tokens: int) -> str | None:
         """The nearest setting in which this model would hold so many tokens here, for people; None: there is none."""
         on_gpu = self.device.type == "cuda"
-        usable = available_bytes(self.device) + self.weight_bytes
+        # What this engine's weights take there would be free again; an embedding table in main memory is not there.
+        table_bytes = self._network.embedding.nbytes if self._sizes.has_host_table else 0
+        usable = available_bytes(self.device) + self.weight_bytes - table_bytes
         host = available_bytes(torch.device("cpu")) if on_gpu else None
         planned = make_plan(self.config, tokens, Place(on_gpu, self.dtype.itemsize, usable, None, host))
         # `load` decides for contexts of so many tokens.

@@ -11,11 +11,12 @@ import torch
 import salalocal
 from salalocal import choices, kv_tiers, machine
 from salalocal.bus_times import Bus
+from salalocal.config import ModelConfig
 from salalocal.engine import engine as engine_module
 from salalocal.engine import load as load_module
 from salalocal.engine.engine import Engine, device_name
 from salalocal.errors import DoesNotFit
-from salalocal.forecast import kv_away
+from salalocal.forecast import Place, Plan, kv_away, make_plan
 from salalocal.hub import find_config
 from salalocal.machine import Hardware, Machine
 from salalocal.times import Rates, predict
@@ -72,6 +73,22 @@ def test_a_way_out_is_a_setting_that_fits(monkeypatch: pytest.MonkeyPatch) -> No
     longest = engine.max_context_tokens()
     way_out = engine.way_out(longest + 1)
     assert way_out is None or "salalocal quantize" in way_out
+
+
+def test_an_embedding_table_in_main_memory_gives_the_device_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, asked = load(), []
+
+    def plan(config: ModelConfig, tokens: int, place: Place) -> Plan:
+        asked.append(place.usable_bytes)
+        return make_plan(config, tokens, place)
+
+    monkeypatch.setattr(engine_module, "make_plan", plan)
+    monkeypatch.setattr(engine_module, "available_bytes", lambda _: 64 << 20)
+    engine.way_out(1000)
+    engine._sizes = replace(engine._sizes, has_host_table=True)
+    engine.way_out(1000)
+    table = 4 * engine.config.vocab_size * engine.config.hidden_size
+    assert asked == [(64 << 20) + engine.weight_bytes, (64 << 20) + engine.weight_bytes - table]
 
 
 def test_a_refused_model_is_told_how_to_pack_it(monkeypatch: pytest.MonkeyPatch) -> None:
