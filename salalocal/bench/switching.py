@@ -145,7 +145,7 @@ class _Answering:
             room = tokens + _SPARE_TOKENS
             cache = make_history(network.config, tokens, room, network.dtype, network.device, tiers)
             session = Session(network, cache, 1, 2 * room, record_selection=False, model=MADE_UP)
-            session.token_ids = [0] * tokens
+            session.token_ids.extend([0] * tokens)
         self.session = session
         self._sampler = Sampler(Sampling())
         self._token = 0

@@ -25,6 +25,7 @@ from salalocal.bench.long_rows import LongRow, LongTable, Traffic
 from salalocal.bench.made_model import make_network, released_config
 from salalocal.bench.scoring import scoring_seconds
 from salalocal.bus_times import Bus
+from salalocal.engine.progress import Progress
 from salalocal.engine.sampling import Sampler, Sampling
 from salalocal.engine.session import Session
 from salalocal.errors import EngineFailure, InvalidRequest
@@ -184,15 +185,16 @@ def test_what_a_session_moves_is_told(network: Network, monkeypatch: pytest.Monk
         class traffic:
             hits, misses, bytes, streamed_bytes, pin_seconds = 0, 0, 0, 0, 0.25
 
-        def _read_chunk(self, *arguments: object) -> None:
-            self.traffic.pin_seconds += 0.5
-            super()._read_chunk(*arguments)  # type: ignore[arg-type]
+        def read(self, *arguments: object, **named: object) -> Iterator[Progress]:
+            for progress in super().read(*arguments, **named):  # type: ignore[arg-type]
+                self.traffic.pin_seconds += 0.5
+                yield progress
 
-        def _step(self, *arguments: object) -> object:
+        def step_and_choose(self, token_id: int, sampler: Sampler) -> int:
             self.traffic.hits += 87
             self.traffic.misses += 13
             self.traffic.bytes += 1000
-            return super()._step(*arguments)  # type: ignore[arg-type]
+            return super().step_and_choose(token_id, sampler)
 
     monkeypatch.setattr(long, "Session", Counting)
     (row,) = rows_of(network, replace(PLAN, lengths=(128,), selections=("own",)))

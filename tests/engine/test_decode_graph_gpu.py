@@ -38,9 +38,9 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Engine]:
 
 
 def is_recorded(session: Session) -> bool:
-    assert session._decoder is not None
-    assert session._decoder._sides is not None
-    return all(side.graph is not None for side in session._decoder._sides)
+    assert session._reader.decoder is not None
+    assert session._reader.decoder._sides is not None
+    return all(side.graph is not None for side in session._reader.decoder._sides)
 
 
 @pytest.mark.parametrize("length", [1, DENSE_LEN - 3, DENSE_LEN + 30])
@@ -169,9 +169,9 @@ def test_the_first_steps_are_taken_before_any_is_recorded(load: Callable[..., En
     first, recorded = [], []
     for token in tokens:
         first.append(session.step(token))
-        assert session._decoder is not None
-        assert session._decoder._sides is not None
-        recorded.append(sum(side.graph is not None for side in session._decoder._sides))
+        assert session._reader.decoder is not None
+        assert session._reader.decoder._sides is not None
+        recorded.append(sum(side.graph is not None for side in session._reader.decoder._sides))
     assert recorded == [0, 0, 1, 2, 2, 2]
     session.rewind(start)
     for token, expected in zip(tokens, first, strict=True):
@@ -211,7 +211,7 @@ def test_a_replay_waits_for_nothing(load: Callable[..., Engine]) -> None:
     session.prefill(random_ids(70))
     for token in (1, 2, 3, 4):
         session.step(token)
-    decoder = session._decoder
+    decoder = session._reader.decoder
     assert decoder is not None
     assert is_recorded(session)
     before = torch.cuda.get_sync_debug_mode()

@@ -268,7 +268,7 @@ def test_what_is_copied_is_what_was_there(
     session.prefill(random_ids(30), chunk_size=30)
     expected = session.fork()
     for token in range(10):  # over the open block's end
-        session._read_chunk([token], True, None)
+        session._reader.read_chunk([token], True, False, None)
     go.set()
     session._saves._behind.wait()  # type: ignore[union-attr]
     assert_restored(engine.restore(tmp_path), expected)
