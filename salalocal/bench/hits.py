@@ -16,9 +16,9 @@ import salalocal
 from salalocal import kv_tiers
 from salalocal.config import ModelConfig
 from salalocal.documents import Document
+from salalocal.engine.devices import resolve_device, resolve_dtype
 from salalocal.engine.engine import Engine
 from salalocal.engine.events import Token
-from salalocal.engine.load import resolve_device, resolve_dtype
 from salalocal.engine.progress import Progress
 from salalocal.engine.sampling import Sampling
 from salalocal.engine.session import Session

@@ -12,6 +12,7 @@ from salalocal.cache.tiered_store import TieredStore
 from salalocal.choices import choose_packing
 from salalocal.config import ModelConfig
 from salalocal.engine.closer_look import closer_look_tokens
+from salalocal.engine.devices import resolve_device, resolve_dtype
 from salalocal.engine.engine import Engine
 from salalocal.engine.gpu_memory import cap as cap_memory
 from salalocal.engine.out_of_memory import available_bytes
@@ -27,8 +28,6 @@ from salalocal.weights.safetensors_source import SafetensorsSource
 from salalocal.weights.source import WeightSource
 
 _LOG = logging.getLogger(__name__)
-
-_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
 def load(
@@ -135,39 +134,12 @@ def make_tiers(
     )
 
 
-def resolve_device(device: str) -> torch.device:
-    """ "auto", "cpu" or "cuda" -> the device; raises InvalidRequest."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device not in ("cpu", "cuda"):
-        raise InvalidRequest(f"device is {device!r}; known are auto, cpu, cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidRequest("device is 'cuda', but PyTorch finds no usable NVIDIA GPU; use 'cpu'")
-    return torch.device(device)
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """ "auto" or a name -> the dtype; raises InvalidRequest."""
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" or cpu_multiplies_bfloat16() else torch.float32
-    if dtype not in _DTYPES:
-        raise InvalidRequest(f"dtype is {dtype!r}; known are auto, {', '.join(_DTYPES)}")
-    return _DTYPES[dtype]
-
-
 def _check_prefill(prefill: str, device: torch.device) -> None:
     if prefill not in ("full", *NARROW_DTYPES):
         raise InvalidRequest(f"prefill is {prefill!r}; known are full, {', '.join(NARROW_DTYPES)}")
     lack = why_not(prefill, device) if prefill != "full" else ""
     if lack:
         raise InvalidRequest(f"prefill in {lack}; use 'full'")
-
-
-def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16 products; without them it is slower than float32."""
-    # PyTorch keeps the question under a private name; a build without it is treated as a CPU without it.
-    has = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(has is not None and has())
 
 
 def _open(path: Path) -> tuple[ModelConfig, WeightSource, Tokenizer | None]:

@@ -14,7 +14,8 @@ from salalocal.bus_times import Bus
 from salalocal.config import ModelConfig
 from salalocal.engine import engine as engine_module
 from salalocal.engine import load as load_module
-from salalocal.engine.engine import Engine, device_name
+from salalocal.engine.devices import device_name
+from salalocal.engine.engine import Engine
 from salalocal.errors import DoesNotFit
 from salalocal.forecast import Place, Plan, kv_away, make_plan
 from salalocal.hub import find_config
