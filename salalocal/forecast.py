@@ -1,6 +1,6 @@
 """Puts sizes and times together: does a context fit, what is the nearest that does, how long will it take.
 
-Pure arithmetic over `planner`, `times` and `saved_size`: no torch, no files. `load` asks the same sizes.
+Pure arithmetic over `choices`, `kv_tiers`, `times` and `saved_size`: no torch, no files. `load` asks the same sizes.
 """
 
 from __future__ import annotations
@@ -10,21 +10,11 @@ from typing import Literal
 
 from salalocal import times
 from salalocal.bus_times import Away
+from salalocal.choices import Choice, choose, choose_tiered, packed
 from salalocal.config import ModelConfig
 from salalocal.errors import InvalidRequest
-from salalocal.planner import (
-    LONG_CONTEXT_TOKENS,
-    Choice,
-    Tiers,
-    capped,
-    choose,
-    choose_tiered,
-    default_chunk,
-    host_token_bytes,
-    kv_budget,
-    packed,
-    tiers,
-)
+from salalocal.kv_tiers import LONG_CONTEXT_TOKENS, Tiers, capped, host_token_bytes, kv_budget, tiers
+from salalocal.planner import default_chunk
 from salalocal.saved_size import saved_bytes
 from salalocal.times import Rates, Times
 
@@ -182,9 +172,12 @@ def _expected(choice: Choice, tokens: int, place: Place) -> Times | None:
         return None
     chunk, away, prefill = default_chunk(config, on_gpu=place.on_gpu), None, _prefill(config, place)
     if choice.kv_device_bytes is not None:
-        chunk, sizes = capped(config, place.item_bytes, place.usable_bytes, is_narrow=prefill != "full")
-        budget = kv_budget(config, sizes, place.usable_bytes, max(tokens, LONG_CONTEXT_TOKENS)) or 0
-        shares = tiers(config, place.item_bytes, max(budget, choice.kv_device_bytes), place.kv)
+        taken = capped(config, place.item_bytes, place.usable_bytes, is_narrow=prefill != "full")
+        chunk, budget = taken.chunk_tokens, taken.kv_budget
+        if tokens > LONG_CONTEXT_TOKENS:
+            # `load` makes no room for it, and its compressed keys leave less.
+            budget = kv_budget(config, taken.sizes, place.usable_bytes, tokens)
+        shares = tiers(config, place.item_bytes, max(budget or 0, choice.kv_device_bytes), place.kv)
         away = kv_away(config, place.item_bytes, shares, place.kv)
     return times.predict(
         config, rates, tokens, chunk, place.item_bytes, unpacked=choice.unpacks, prefill=prefill, away=away

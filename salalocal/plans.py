@@ -19,7 +19,8 @@ from salalocal.config import ModelConfig
 from salalocal.errors import InvalidRequest
 from salalocal.forecast import Place, Plan, make_plan
 from salalocal.hub import find_config
-from salalocal.planner import check_kv, usable_bytes, usable_gpu_bytes
+from salalocal.kv_tiers import check_kv
+from salalocal.planner import usable_bytes, usable_gpu_bytes
 
 _MOST_TOKENS = 1 << 30
 _ITEM_BYTES = {"bfloat16": 2, "float32": 4}

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from salalocal.bus_times import Away, Bus
+from salalocal.choices import packed
 from salalocal.config import ModelConfig
 from salalocal.errors import InvalidRequest
 from salalocal.forecast import Place, kv_away, make_plan
 from salalocal.hub import find_config
-from salalocal.planner import Tiers, footprint, packed, usable_gpu_bytes
+from salalocal.kv_tiers import Tiers
+from salalocal.planner import footprint, usable_gpu_bytes
 from salalocal.roofline import Bare, card_rates
 from salalocal.saved_size import saved_bytes
 from salalocal.times import Rates, predict, prefill_seconds

@@ -14,7 +14,7 @@ import torch
 
 import salalocal
 from salalocal import machine, plans
-from salalocal.engine.load import resolve_dtype
+from salalocal.engine.devices import resolve_dtype
 from salalocal.errors import InvalidRequest, ModelNotFound
 from salalocal.hub import find_config
 from salalocal.machine import Hardware, Machine

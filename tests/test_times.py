@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from salalocal.choices import packed
 from salalocal.config import ModelConfig
 from salalocal.hub import find_config
-from salalocal.planner import packed
 from salalocal.times import Chunk, Rates, Step, Work, _pairs, fit, is_sparse, predict, prefill_seconds, step_bytes, work
 
 RELEASED = ModelConfig.from_json(find_config("openbmb/MiniCPM-SALA"))

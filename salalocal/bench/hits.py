@@ -13,12 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import salalocal
-from salalocal import planner
+from salalocal import kv_tiers
 from salalocal.config import ModelConfig
 from salalocal.documents import Document
+from salalocal.engine.devices import resolve_device, resolve_dtype
 from salalocal.engine.engine import Engine
 from salalocal.engine.events import Token
-from salalocal.engine.load import resolve_device, resolve_dtype
 from salalocal.engine.progress import Progress
 from salalocal.engine.sampling import Sampling
 from salalocal.engine.session import Session
@@ -106,7 +106,7 @@ def hit_row(
             counts[0] += hits
             counts[1] += misses
             count += 1
-    slots = planner.tiers(engine.config, engine.dtype.itemsize, kv_bytes).slots
+    slots = kv_tiers.tiers(engine.config, engine.dtype.itemsize, kv_bytes).slots
     read = engine.config.num_key_value_heads * sparse.selected_blocks
     return HitRow(kv_bytes, slots / read, final, len(prompts), count, *first, *later)
 
@@ -117,9 +117,9 @@ def _budget(model: str, device: str, times: float) -> int:
     if config.sparse is None:
         raise InvalidRequest(f"{model} reads all K and V for every token; there is nothing to leave in main memory")
     itemsize = resolve_dtype("auto", resolve_device(device)).itemsize
-    budget = planner.least_kv_bytes(config, itemsize)
+    budget = kv_tiers.least_kv_bytes(config, itemsize)
     wanted = times * config.num_key_value_heads * config.sparse.selected_blocks
-    while planner.tiers(config, itemsize, budget).slots < wanted:
+    while kv_tiers.tiers(config, itemsize, budget).slots < wanted:
         budget += _BUDGET_STEP
     return budget
 

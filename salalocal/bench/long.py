@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from salalocal import planner
+from salalocal import kv_tiers
 from salalocal.bench.clock import settle
 from salalocal.bench.long_rows import OUT_OF_MEMORY, LongRow, LongTable, Traffic
 from salalocal.bench.made_selections import MadeSelections
@@ -128,7 +128,7 @@ def _planned(row: LongRow, network: Network, plan: Plan) -> LongRow:
     if plan.kv_budget is not None:
         if rates.bus is None:
             return row
-        away = kv_away(config, item_bytes, planner.tiers(config, item_bytes, plan.kv_budget, plan.kv), plan.kv)
+        away = kv_away(config, item_bytes, kv_tiers.tiers(config, item_bytes, plan.kv_budget, plan.kv), plan.kv)
     told = predict(
         config, rates, row.tokens, plan.chunk_tokens, item_bytes, unpacked=False, prefill=plan.prefill, away=away
     )
@@ -227,7 +227,7 @@ def _tiers(network: Network, kv_budget: int | None, kv: str) -> TieredStore | No
     config, dtype = network.config, network.dtype
     if kv_budget is None:
         return None
-    return make_tiers(config, dtype, network.device, planner.tiers(config, dtype.itemsize, kv_budget, kv), kv)
+    return make_tiers(config, dtype, network.device, kv_tiers.tiers(config, dtype.itemsize, kv_budget, kv), kv)
 
 
 def open_session(network: Network, max_tokens: int, chunk_tokens: int, tiers: TieredStore | None = None) -> Session:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import torch
 
-from salalocal import machine, planner
+from salalocal import kv_tiers, machine, planner
 from salalocal.bench.clock import Ceilings, measure_ceilings
 from salalocal.bench.dense_peer import DensePeer, DenseShape
 from salalocal.bench.long import Plan, let_go, missing, time_texts
@@ -94,14 +94,15 @@ def under_cap(plan: Plan, config: ModelConfig, device: torch.device) -> Plan:
     cap(device, plan.gpu_memory, leanest.weight_bytes, "the made-up model")
     available, is_narrow = available_bytes(device), plan.prefill != "full"
     longest = max(plan.lengths)
-    chunk, sizes = planner.capped(config, item_bytes, available, longest, is_narrow=is_narrow)
-    if chunk > plan.chunk_tokens:
-        chunk = plan.chunk_tokens
-        sizes = planner.footprint(config, item_bytes, chunk, is_lean=sizes.has_host_table, is_narrow=is_narrow)
-    budget = planner.kv_budget(config, sizes, available, longest)
-    if plan.kv != "full" and budget is None:
+    taken = kv_tiers.capped(config, item_bytes, available, longest, is_narrow=is_narrow)
+    if taken.chunk_tokens > plan.chunk_tokens:
+        chunk, is_lean = plan.chunk_tokens, taken.sizes.has_host_table
+        sizes = planner.footprint(config, item_bytes, chunk, is_lean=is_lean, is_narrow=is_narrow)
+        taken = kv_tiers.Capped(chunk, sizes, kv_tiers.kv_budget(config, sizes, available, longest))
+    if plan.kv != "full" and taken.kv_budget is None:
         raise InvalidRequest(f"kv in {plan.kv} is for K and V in main memory, and here they fit on the card")
-    return replace(plan, chunk_tokens=chunk, kv_budget=budget, is_lean=sizes.has_host_table)
+    is_lean = taken.sizes.has_host_table
+    return replace(plan, chunk_tokens=taken.chunk_tokens, kv_budget=taken.kv_budget, is_lean=is_lean)
 
 
 def _time_ours(plan: Plan, table: LongTable, name: str, run: str, on_row: Callable[[LongRow], None]) -> None:

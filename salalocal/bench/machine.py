@@ -18,8 +18,9 @@ from torch import Tensor
 from salalocal.bench.card import measure_card
 from salalocal.cache.manifest import ModelIdentity
 from salalocal.cache.session_cache import SessionCache
-from salalocal.engine.engine import Engine, device_name
-from salalocal.engine.load import load, resolve_device
+from salalocal.engine.devices import device_name, resolve_device
+from salalocal.engine.engine import Engine
+from salalocal.engine.load import load
 from salalocal.engine.session import Session
 from salalocal.hub import EMBEDDED_MODEL
 from salalocal.machine import Hardware, Machine, Reading

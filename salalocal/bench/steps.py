@@ -292,7 +292,7 @@ def _wall_of_chunk(network: Network, cache: SessionCache, tokens: int, repeats: 
 
 def _session(network: Network, cache: SessionCache, max_tokens: int) -> Session:
     session = Session(network, cache, max_tokens, max_tokens, record_selection=False, model=MADE_UP)
-    session.token_ids = [0] * cache.length
+    session.token_ids.extend([0] * cache.length)
     return session
 
 

@@ -14,7 +14,7 @@ from time import perf_counter
 
 import torch
 
-from salalocal import planner
+from salalocal import kv_tiers, planner
 from salalocal.bench.clock import settle
 from salalocal.bench.made_model import make_history, make_network, released_config
 from salalocal.bench.steps import MADE_UP
@@ -145,7 +145,7 @@ class _Answering:
             room = tokens + _SPARE_TOKENS
             cache = make_history(network.config, tokens, room, network.dtype, network.device, tiers)
             session = Session(network, cache, 1, 2 * room, record_selection=False, model=MADE_UP)
-            session.token_ids = [0] * tokens
+            session.token_ids.extend([0] * tokens)
         self.session = session
         self._sampler = Sampler(Sampling())
         self._token = 0
@@ -176,7 +176,7 @@ class _Answering:
 
 def _tiers(network: Network, kv_budget: int) -> TieredStore:
     config, dtype = network.config, network.dtype
-    return make_tiers(config, dtype, network.device, planner.tiers(config, dtype.itemsize, kv_budget))
+    return make_tiers(config, dtype, network.device, kv_tiers.tiers(config, dtype.itemsize, kv_budget))
 
 
 def _check_fits(network: Network, tokens: int, kv_budget: int | None) -> None:

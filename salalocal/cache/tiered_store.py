@@ -14,7 +14,7 @@ from torch import Tensor
 from salalocal.cache.host_memory import SEGMENT_BYTES, HostMemory
 from salalocal.cache.page_table import PagePool
 from salalocal.cache.staging import Lane, Staging
-from salalocal.planner import Tiers
+from salalocal.kv_tiers import Tiers
 from salalocal_kernels import HostPages, SlotPool, fetch_blocks, strip_bytes, write_token
 
 # How the host keeps K and V besides "full", in the dtype of the activations.

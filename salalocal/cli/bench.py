@@ -115,7 +115,7 @@ def session(
     """
     from salalocal.bench.session import time_session
     from salalocal.bench.switching import time_switching
-    from salalocal.engine.load import resolve_device
+    from salalocal.engine.devices import resolve_device
 
     (count,) = parse_lengths(tokens, 1, 1 << 21)[:1]
     where = resolve_device(device)

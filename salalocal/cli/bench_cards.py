@@ -9,13 +9,14 @@ import typer
 
 from salalocal.byte_sizes import human_size
 from salalocal.cards import CARDS, Card
+from salalocal.choices import packed
 from salalocal.cli.options import JsonOption
 from salalocal.cli.terminal import print_json, print_note, stdout
 from salalocal.config import ModelConfig
 from salalocal.evaluate.lengths import format_length, parse_lengths
 from salalocal.forecast import Place, make_plan
 from salalocal.hub import find_config
-from salalocal.planner import packed, usable_gpu_bytes
+from salalocal.planner import usable_gpu_bytes
 
 _RELEASED = "openbmb/MiniCPM-SALA"
 _LEAST, _MOST = 1 << 13, 1 << 21

@@ -108,7 +108,7 @@ class Where:
 
 
 def _where(device: Device, gpu_bytes: int | None, kv: Kv) -> Where:
-    from salalocal.engine.load import resolve_device, resolve_dtype
+    from salalocal.engine.devices import resolve_device, resolve_dtype
     from salalocal.engine.out_of_memory import available_bytes
 
     if gpu_bytes is not None and device == "cpu":
@@ -130,8 +130,7 @@ def recall_or_measure(kind: str) -> Machine:
     """What is known of this machine's "cpu" or "cuda" device; measured and kept where nothing is."""
     from salalocal import machine
     from salalocal.bench import machine as bench
-    from salalocal.engine.engine import device_name
-    from salalocal.engine.load import resolve_device
+    from salalocal.engine.devices import device_name, resolve_device
 
     known = machine.recall(kind, device_name(resolve_device(kind)))
     if known is None:

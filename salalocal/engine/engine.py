@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from time import perf_counter
 
 import torch
 
@@ -17,19 +16,21 @@ from salalocal.cache.session_cache import SessionCache
 from salalocal.cache.tiered_store import TieredStore
 from salalocal.config import ModelConfig
 from salalocal.documents import Document
-from salalocal.engine.closer_look import TIMES_AS_LONG, Source
+from salalocal.engine.closer_look import CloserLook, Source
+from salalocal.engine.devices import device_name
 from salalocal.engine.events import Done, Evidence, Token
-from salalocal.engine.generate import generate, read_prompt
+from salalocal.engine.generate import generate
 from salalocal.engine.out_of_memory import available_bytes
 from salalocal.engine.progress import Progress
 from salalocal.engine.sampling import Sampling
 from salalocal.engine.session import Session
 from salalocal.engine.tally import AttentionTally
 from salalocal.errors import Cancelled, ContextTooLong, DoesNotFit, InvalidRequest
-from salalocal.evidence import QuoteIndex, excerpts, read_passages
+from salalocal.evidence import QuoteIndex, read_passages
 from salalocal.forecast import Place, kv_away, make_plan
+from salalocal.kv_tiers import LONG_CONTEXT_TOKENS
 from salalocal.model.network import Network
-from salalocal.planner import LONG_CONTEXT_TOKENS, Footprint
+from salalocal.planner import Footprint
 from salalocal.saved_size import CHECKPOINT_EVERY_TOKENS
 from salalocal.times import Times, predict
 from salalocal.tokenizer import Message, Prompt, Tokenizer
@@ -137,28 +138,22 @@ class Engine:
         known = machine.recall(self.device.type, device_name(self.device))
         if known is None or known.dtype != self._identity.dtype:
             return None
-        rates, away = known.rates, None
+        rates, away, config, item_bytes = known.rates, None, self.config, self.dtype.itemsize
         if self._prefill != "full" and self._prefill not in rates.narrow_flop:
             return None
         if self._tiers is not None:
             if rates.bus is None:
                 return None
-            away = kv_away(self.config, self.dtype.itemsize, self._tiers.shares, self.kv)
-        return predict(
-            self.config,
-            rates,
-            tokens,
-            self.default_chunk,
-            self.dtype.itemsize,
-            unpacked=not self._is_packed,
-            prefill=self._prefill,
-            away=away,
-        )
+            away = kv_away(config, item_bytes, self._tiers.shares, self.kv)
+        unpacked, chunk = not self._is_packed, self.default_chunk
+        return predict(config, rates, tokens, chunk, item_bytes, unpacked=unpacked, prefill=self._prefill, away=away)
 
     def way_out(self, tokens: int) -> str | None:
         """The nearest setting in which this model would hold so many tokens here, for people; None: there is none."""
         on_gpu = self.device.type == "cuda"
-        usable = available_bytes(self.device) + self.weight_bytes
+        # What this engine's weights take there would be free again; an embedding table in main memory is not there.
+        table_bytes = self._network.embedding.nbytes if self._sizes.has_host_table else 0
+        usable = available_bytes(self.device) + self.weight_bytes - table_bytes
         host = available_bytes(torch.device("cpu")) if on_gpu else None
         planned = make_plan(self.config, tokens, Place(on_gpu, self.dtype.itemsize, usable, None, host))
         # `load` decides for contexts of so many tokens.
@@ -233,12 +228,12 @@ class Engine:
         manifest, text = read_manifest(folder)
         check_model(folder, manifest, self._identity, self.config.block_size)
         session = self.new_session(record_selection)
-        if manifest.length > session.max_tokens:
+        held, limit = manifest.length, session.max_tokens
+        if held > limit:
             raise ContextTooLong(
-                f"{folder}: the session holds {manifest.length:,} tokens and {session.max_tokens:,} fit; close other "
-                "programs",
-                needed_tokens=manifest.length,
-                limit_tokens=session.max_tokens,
+                f"{folder}: the session holds {held:,} tokens and {limit:,} fit; close other programs",
+                needed_tokens=held,
+                limit_tokens=limit,
             )
         session.read_saved(folder, manifest, text)
         if save_to is not None:
@@ -304,8 +299,9 @@ class Engine:
         if on_prompt is not None:
             on_prompt(len(prompt.ids))
         source = Source(session, prompt, documents)
-        if documents and self._takes_closer_look(prompt):
-            source = yield from self._look_closer(source, messages, cancel)
+        look = CloserLook(self.closer_look_tokens, self.config, self.tokenizer, self._excerpts_session)
+        if documents and look.is_due(prompt):
+            source = yield from look.source(source, messages, self._checkpoints(prompt), cancel)
         answer: list[str] = []
         tally = AttentionTally(source.session, self.config.sparse_layers, source.prompt.stable_tokens)
         try:
@@ -323,36 +319,12 @@ class Engine:
         except Cancelled as error:
             raise Cancelled(session.length) from error
 
-    def _takes_closer_look(self, prompt: Prompt) -> bool:
-        """Where the model asks for it, of texts that are read sparsely and are many times as long as what it takes."""
-        sparse = self.config.sparse
-        if not self.closer_look_tokens or sparse is None:
-            return False
-        return len(prompt.ids) >= max(sparse.dense_len, TIMES_AS_LONG * self.closer_look_tokens)
-
-    def _look_closer(
-        self, whole: Source, messages: Sequence[Message], cancel: threading.Event | None
-    ) -> Generator[Progress, None, Source]:
-        """Reads the whole prompt, and says what to answer from: what its last token looked at, in a prompt of its own.
-
-        Without attention to any sentence that is the whole prompt.
-        """
-        session, prompt, started = whole.session, whole.prompt, perf_counter()
-        tally = AttentionTally(session, self.config.sparse_layers, prompt.stable_tokens)
-        # What was read before has told its attention to nobody.
-        session.keep_common(prompt.ids[:-1])
-        with tally.watching():
-            reused = yield from read_prompt(session, prompt.ids, self._checkpoints(prompt), cancel)
-        tally.add()
-        files = self.tokenizer.document_tokens(whole.documents, prompt.documents_at)
-        found = excerpts(tally.mass(), files, self.closer_look_tokens)
-        if found is None:
-            return whole
+    def _excerpts_session(self) -> Session:
+        """An empty one for what is looked at more closely, each time the same."""
         if self._close is None:
             self._close = self.new_session()
         self._close.rewind(self._close.checkpoints[0])
-        short = self.tokenizer.encode_prompt(messages, [found])
-        return Source(self._close, short, [found], (len(prompt.ids), reused, perf_counter() - started))
+        return self._close
 
     def _checkpoints(self, prompt: Prompt) -> set[int]:
         """Where the session keeps what it knows while it reads a prompt."""
@@ -376,10 +348,3 @@ class Engine:
         if self._indexed is None or self._indexed[0] != tuple(documents):
             self._indexed = (tuple(documents), QuoteIndex(documents))
         return self._indexed[1]
-
-
-def device_name(device: torch.device) -> str:
-    """The card's or the processor's name, the latter with its cores."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return machine.processor_name()

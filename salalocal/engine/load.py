@@ -7,17 +7,19 @@ from pathlib import Path
 
 import torch
 
-from salalocal import planner
+from salalocal import choices, kv_tiers, planner
 from salalocal.cache.tiered_store import TieredStore
+from salalocal.choices import choose_packing
 from salalocal.config import ModelConfig
 from salalocal.engine.closer_look import closer_look_tokens
+from salalocal.engine.devices import resolve_device, resolve_dtype
 from salalocal.engine.engine import Engine
 from salalocal.engine.gpu_memory import cap as cap_memory
 from salalocal.engine.out_of_memory import available_bytes
 from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.hub import find_model
 from salalocal.model.narrow import NARROW_DTYPES, narrowed, why_not
-from salalocal.planner import Footprint, choose_packing, footprint
+from salalocal.planner import Footprint, footprint
 from salalocal.tokenizer import Tokenizer
 from salalocal.weights.build import build_network, check_tensors
 from salalocal.weights.fingerprint import fingerprint
@@ -26,8 +28,6 @@ from salalocal.weights.safetensors_source import SafetensorsSource
 from salalocal.weights.source import WeightSource
 
 _LOG = logging.getLogger(__name__)
-
-_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
 def load(
@@ -71,7 +71,7 @@ def load(
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
     _check_prefill(prefill, where)
-    planner.check_kv(kv)
+    kv_tiers.check_kv(kv)
     path = find_model(path_or_name)
     if gpu_memory is not None and where.type != "cuda":
         raise InvalidRequest(f"gpu_memory is for a GPU, and {path.name} is to run on the processor: leave it out")
@@ -90,15 +90,14 @@ def load(
         leanest = footprint(config, kind.itemsize, chunk, is_lean=True)
         cap_memory(where, gpu_memory, leanest.weight_bytes, path.name)
         if kv_budget is None:
-            available, is_narrow = available_bytes(where), prefill != "full"
-            chunk, sizes = planner.capped(config, kind.itemsize, available, is_narrow=is_narrow)
-            kv_budget = planner.kv_budget(config, sizes, available_bytes(where))
+            taken = kv_tiers.capped(config, kind.itemsize, available_bytes(where), is_narrow=prefill != "full")
+            chunk, sizes, kv_budget = taken.chunk_tokens, taken.sizes, taken.kv_budget
     if kv != "full" and kv_budget is None:
         raise InvalidRequest(
             f"kv in {kv} is for K and V in host memory, and here all of them are on the device: give kv_budget or a "
             "smaller gpu_memory, or leave kv out"
         )
-    shares = None if kv_budget is None else planner.tiers(config, kind.itemsize, kv_budget, kv)
+    shares = None if kv_budget is None else kv_tiers.tiers(config, kind.itemsize, kv_budget, kv)
     _check_fits(path, config, kind, sizes, chunk, where, kv_budget)
     network = build_network(
         config, source, kind, where, unpack=unpack,
@@ -113,12 +112,12 @@ def load(
     name = path.stem if path.is_file() else path.name
     look = 0 if path.is_file() else closer_look_tokens(path)
     tiers = None if shares is None else make_tiers(config, kind, where, shares, kv)
-    sizes = planner.with_kv(config, sizes, kv)
+    sizes = kv_tiers.with_kv(config, sizes, kv)
     return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files), look, tiers, prefill)
 
 
 def make_tiers(
-    config: ModelConfig, dtype: torch.dtype, device: torch.device, shares: planner.Tiers, kv: str = "full"
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, shares: kv_tiers.Tiers, kv: str = "full"
 ) -> TieredStore:
     """Slots and buffers on the device, and host memory to come."""
     return TieredStore(
@@ -135,39 +134,12 @@ def make_tiers(
     )
 
 
-def resolve_device(device: str) -> torch.device:
-    """ "auto", "cpu" or "cuda" -> the device; raises InvalidRequest."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device not in ("cpu", "cuda"):
-        raise InvalidRequest(f"device is {device!r}; known are auto, cpu, cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidRequest("device is 'cuda', but PyTorch finds no usable NVIDIA GPU; use 'cpu'")
-    return torch.device(device)
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """ "auto" or a name -> the dtype; raises InvalidRequest."""
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" or cpu_multiplies_bfloat16() else torch.float32
-    if dtype not in _DTYPES:
-        raise InvalidRequest(f"dtype is {dtype!r}; known are auto, {', '.join(_DTYPES)}")
-    return _DTYPES[dtype]
-
-
 def _check_prefill(prefill: str, device: torch.device) -> None:
     if prefill not in ("full", *NARROW_DTYPES):
         raise InvalidRequest(f"prefill is {prefill!r}; known are full, {', '.join(NARROW_DTYPES)}")
     lack = why_not(prefill, device) if prefill != "full" else ""
     if lack:
         raise InvalidRequest(f"prefill in {lack}; use 'full'")
-
-
-def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16 products; without them it is slower than float32."""
-    # PyTorch keeps the question under a private name; a build without it is treated as a CPU without it.
-    has = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(has is not None and has())
 
 
 def _open(path: Path) -> tuple[ModelConfig, WeightSource, Tokenizer | None]:
@@ -203,7 +175,7 @@ def _check_fits(
     available = available_bytes(device)
     needed = sizes.total_bytes(0) + (0 if kv_budget is None else kv_budget + sizes.streaming_bytes)
     if needed > available:
-        smaller = planner.mildest_packing(config, dtype.itemsize, chunk_tokens, available)
+        smaller = choices.mildest_packing(config, dtype.itemsize, chunk_tokens, available)
         raise DoesNotFit(
             f"{path.name}: needs {needed / 2**30:.1f} GiB of {device.type} memory and {available / 2**30:.1f} GiB are "
             "free; close other programs or "

@@ -1,8 +1,7 @@
-"""`bench long` on a processor, with a small model: texts, stages, rows that are there, out of memory, the peer."""
+"""`bench long` on a processor, with a small model: texts, stages, rows that are there, out of memory."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,18 +15,18 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from made_sizes import small_config
 
-from salalocal.bench import long, long_peer
+from salalocal.bench import long
 from salalocal.bench.dense_peer import DensePeer, DenseShape
 from salalocal.bench.long import Plan, made_ids, missing, open_session, time_texts
-from salalocal.bench.long_model import scoring_flop, time_models
 from salalocal.bench.long_peer import time_peer
 from salalocal.bench.long_rows import LongRow, LongTable, Traffic
 from salalocal.bench.made_model import make_network, released_config
 from salalocal.bench.scoring import scoring_seconds
 from salalocal.bus_times import Bus
+from salalocal.engine.progress import Progress
 from salalocal.engine.sampling import Sampler, Sampling
 from salalocal.engine.session import Session
-from salalocal.errors import EngineFailure, InvalidRequest
+from salalocal.errors import EngineFailure
 from salalocal.model.network import Network
 from salalocal.times import Rates, predict
 from salalocal_kernels import watch
@@ -184,15 +183,16 @@ def test_what_a_session_moves_is_told(network: Network, monkeypatch: pytest.Monk
         class traffic:
             hits, misses, bytes, streamed_bytes, pin_seconds = 0, 0, 0, 0, 0.25
 
-        def _read_chunk(self, *arguments: object) -> None:
-            self.traffic.pin_seconds += 0.5
-            super()._read_chunk(*arguments)  # type: ignore[arg-type]
+        def read(self, *arguments: object, **named: object) -> Iterator[Progress]:
+            for progress in super().read(*arguments, **named):  # type: ignore[arg-type]
+                self.traffic.pin_seconds += 0.5
+                yield progress
 
-        def _step(self, *arguments: object) -> object:
+        def step_and_choose(self, token_id: int, sampler: Sampler) -> int:
             self.traffic.hits += 87
             self.traffic.misses += 13
             self.traffic.bytes += 1000
-            return super()._step(*arguments)  # type: ignore[arg-type]
+            return super().step_and_choose(token_id, sampler)
 
     monkeypatch.setattr(long, "Session", Counting)
     (row,) = rows_of(network, replace(PLAN, lengths=(128,), selections=("own",)))
@@ -229,125 +229,6 @@ def test_nan_is_no_time(network: Network, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(Network, "logits", lambda *_: torch.full((1, 300), torch.nan))
     with pytest.raises(EngineFailure, match="NaN or Inf"):
         rows_of(network, replace(PLAN, lengths=(128,), selections=("own",)))
-
-
-@pytest.mark.parametrize(
-    "text", ["[]", "{}", '{"version": 2, "runs": {}, "rows": []}', '{"version": 1, "runs": {}, "rows": [{"x": 1}]}']
-)
-def test_a_file_of_something_else_is_left_alone(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "rows.json"
-    path.write_text(text)
-    with pytest.raises(InvalidRequest, match="not a file of this version's 'salalocal bench long'"):
-        LongTable(path)
-    assert path.read_text() == text
-
-
-def test_a_row_comes_back_from_its_file(tmp_path: Path) -> None:
-    row = LongRow(
-        "salalocal", 1 << 20, "replayed", "fp8", 8 << 30, 8192, True, "a card", "a run", 42.0, 3.0, 64, 7 << 30,
-        "process", 9 << 30, 5 << 30, 1.5, Traffic(1, 2, 3), Traffic(4, 5, 6), {"flash": 2.0}, "a note", 40.0, 320.0,
-    )  # fmt: skip
-    table = LongTable(tmp_path / "rows.json")
-    table.runs["a run"] = {"torch": "2"}
-    table.add(row)
-    again = LongTable(tmp_path / "rows.json")
-    assert (again.rows, again.runs) == ([row], table.runs)
-    assert again.as_data() == json.loads((tmp_path / "rows.json").read_text())
-
-
-def test_rows_from_before_there_were_plans(tmp_path: Path) -> None:
-    path = tmp_path / "rows.json"
-    table = LongTable(path)
-    table.add(measured(1 << 16, 2.0))
-    data = json.loads(path.read_text())
-    for name in ("planned_seconds", "planned_tokens_per_second"):
-        del data["rows"][0][name]
-    path.write_text(json.dumps(data))
-    assert LongTable(path).rows == table.rows
-
-
-def measured(tokens: int, seconds: float, **other: object) -> LongRow:
-    row = LongRow("salalocal", tokens, "own", "full", None, 8192, False, "a card", "a run", seconds)
-    return replace(row, **other)  # type: ignore[arg-type]
-
-
-def test_the_time_model() -> None:
-    a, b = 36e-6, 2e-11
-    lengths = [1 << exponent for exponent in range(16, 22)]
-    exact = [measured(count, a * count + b * count**2) for count in lengths]
-    others = [measured(1 << 16, 99.0, selection="replayed"), measured(1 << 18, 45.0, model="dense peer")]
-    staged = measured(1 << 16, 50.0, staged=True)
-    failed = replace(measured(1 << 22, 0.0), ttft_seconds=None, note="out of memory")
-    (model,) = time_models([staged, *exact, *others, failed])
-    assert (model.a, model.b) == pytest.approx((a, b))
-    assert list(model.residuals) == lengths
-    assert all(abs(residual) < 1e-9 for residual in model.residuals.values())
-    assert model.seconds(1000) == pytest.approx(1000 * a + 1e6 * b)
-    off = [*exact[:-1], measured(lengths[-1], 1.1 * exact[-1].ttft_seconds)]
-    (model,) = time_models(off)
-    assert model.residuals[lengths[-1]] < 0 < model.residuals[lengths[-2]]
-
-
-def test_scores_of_the_released_model() -> None:
-    assert scoring_flop(released_config()) == 2560
-
-
-def peer() -> DensePeer:
-    return DensePeer(SHAPE, torch.float32, CPU)
-
-
-def peer_rows(table: LongTable, lengths: tuple[int, ...] = (64, 32), run: str = "a run") -> list[LongRow]:
-    told: list[LongRow] = []
-    time_peer(peer, lengths, table, "a card", run, told.append, backends=("flash", "math"))
-    return told
-
-
-def test_rows_of_the_peer() -> None:
-    table = LongTable(None)
-    table.add(measured(64, 0.5))
-    table.add(measured(64, 0.5, run="another run"))
-    rows = peer_rows(table)
-    assert [(row.model, row.tokens, row.selection) for row in rows] == [
-        ("dense peer", 32, "everything"), ("dense peer", 64, "everything")
-    ]  # fmt: skip
-    for row in rows:
-        assert row.ttft_seconds is not None
-        assert set(row.attention_ms) == {"flash", "math"}
-        assert row.prefill == min(row.attention_ms, key=lambda name: row.attention_ms[name])
-        assert row.weight_bytes == 4 * SHAPE.matrices
-    assert peer_rows(table) == []
-    # Of one run only.
-    assert table.ratio(table.rows[0]) == pytest.approx(rows[1].ttft_seconds / 0.5)
-    assert table.ratio(table.rows[1]) is table.ratio(rows[1]) is None
-
-
-def test_the_peer_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = DensePeer.read
-
-    def read_little(self: DensePeer, ids: Tensor, backend: object) -> Tensor:
-        if len(ids) > 40:
-            raise torch.OutOfMemoryError
-        return read(self, ids, backend)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(DensePeer, "read", read_little)
-    short, whole = peer_rows(LongTable(None))
-    assert (short.note, whole.note, whole.ttft_seconds) == ("", "out of memory", None)
-
-
-def test_a_backend_that_is_not_there_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    attend = long_peer.attend
-
-    def only_math(q: Tensor, k: Tensor, v: Tensor, backend: object) -> Tensor:
-        if backend != "math":
-            raise RuntimeError("No available kernel")
-        return attend(q, k, v, "math")
-
-    monkeypatch.setattr(long_peer, "attend", only_math)
-    (row,) = peer_rows(LongTable(None), (32,))
-    assert (list(row.attention_ms), row.prefill) == (["math"], "math")
-    monkeypatch.setattr(long_peer, "attend", lambda *_: only_math(*(torch.zeros(1, 1, 1),) * 3, backend="flash"))
-    with pytest.raises(EngineFailure, match="none of PyTorch's attention backends"):
-        peer_rows(LongTable(None), (32,))
 
 
 @pytest.mark.gpu

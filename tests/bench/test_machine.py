@@ -13,7 +13,7 @@ import torch
 import salalocal
 from salalocal import times
 from salalocal.bench import machine as bench
-from salalocal.engine.engine import device_name
+from salalocal.engine.devices import device_name
 from salalocal.machine import Machine, recall, save
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "models"

@@ -48,7 +48,7 @@ def test_two_small_sessions_take_turns(monkeypatch: pytest.MonkeyPatch, kept: st
         begin(self, *arguments, **named)  # type: ignore[arg-type]
         made.append(self)
         if is_graphed:
-            self._decoder = DecodeGraph(network, self.max_tokens)
+            self._reader.decoder = DecodeGraph(network, self.max_tokens)
 
     monkeypatch.setattr(Session, "__init__", seen)
     row = time_pair(network, 400, None if kept == "device" else 1 << 20)

@@ -53,9 +53,9 @@ def opened(network: Network, is_graphed: bool = False) -> Session:
     """A session that holds a made-up history; `is_graphed` steps as on a GPU, over memory that stays where it is."""
     cache = make_history(network.config, HISTORY, HISTORY + TOKENS + 8, torch.float32, CPU)
     session = Session(network, cache, TOKENS, HISTORY + TOKENS + 8, record_selection=True, model=MADE_UP)
-    session.token_ids = [0] * HISTORY
+    session.token_ids.extend([0] * HISTORY)
     if is_graphed:
-        session._decoder = DecodeGraph(network, session.max_tokens)
+        session._reader.decoder = DecodeGraph(network, session.max_tokens)
     return session
 
 
@@ -148,7 +148,7 @@ def test_every_row_is_timed(network: Network, monkeypatch: pytest.MonkeyPatch, i
     def make_and_keep(*arguments: object) -> Session:
         session = make(*arguments)  # type: ignore[arg-type]
         if is_graphed:
-            session._decoder = DecodeGraph(session._network, session.max_tokens)
+            session._reader.decoder = DecodeGraph(session._network, session.max_tokens)
         made.append(session)
         return session
 

@@ -45,7 +45,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """How often the machine was measured; it has no GPU, an own home, and 64 GiB free."""
     monkeypatch.setenv("SALALOCAL_HOME", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("salalocal.engine.engine.device_name", lambda _: CPU.device_name)
+    monkeypatch.setattr("salalocal.engine.devices.device_name", lambda _: CPU.device_name)
     monkeypatch.setattr("salalocal.engine.out_of_memory.available_bytes", lambda _: 64 << 30)
     calls: list[str] = []
 

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "evaluate"))
 from naive_sala import tiny_config, write_model
 
 import salalocal
+from salalocal.engine import session_files, write_behind
 from salalocal.engine.engine import Engine
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -39,6 +40,15 @@ def make_engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Engin
 def m2() -> Engine:
     """The golden model with two kv heads and three attention layers, blocks of 32, sparse from 256 tokens on."""
     return salalocal.load(GOLDEN / "models" / "m2", device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Saved sessions are in files of 24 tokens, and save themselves every so many."""
+    every = 16
+    monkeypatch.setattr(session_files, "FILE_TOKENS", 24)
+    monkeypatch.setattr(write_behind, "_EVERY_TOKENS", every)
+    return every
 
 
 @pytest.fixture(autouse=True, scope="module")

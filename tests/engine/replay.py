@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from naive_sala import random_ids
 
 from salalocal.cache.session_cache import Checkpoint
 from salalocal.engine.engine import Engine
@@ -75,3 +76,22 @@ def assert_same(one: Session, other: Session) -> None:
         assert torch.equal(one.logits, other.logits)
     for layer in one._network.config.lightning_layers:
         assert torch.equal(one.linear_state(layer), other.linear_state(layer)), f"state of layer {layer}"
+
+
+def assert_restored(restored: Session, session: Session) -> None:
+    """Same in all that a session has, now, after going back to every checkpoint, in forks, and reading on."""
+    assert_same(restored, session)
+    assert [known.position for known in restored.checkpoints] == [known.position for known in session.checkpoints]
+    for kept, known in zip(restored.checkpoints, session.checkpoints, strict=True):
+        one, other = restored.fork(), session.fork()
+        one.rewind(kept)
+        other.rewind(known)
+        assert_same(one, other)
+        assert_reads_on(one, other)
+    assert_reads_on(restored.fork(), session.fork())
+
+
+def assert_reads_on(one: Session, other: Session) -> None:
+    for ids in ([6], random_ids(21, seed=8)):
+        assert torch.equal(one.prefill(ids, chunk_size=7), other.prefill(ids, chunk_size=7))
+        assert_same(one, other)

@@ -51,7 +51,7 @@ class Twins:
     """A session that steps over memory that stays where it is, and a plain one; everything is done to both."""
 
     def __init__(self, one: Session, other: Session, sampling: Sampling) -> None:
-        one._decoder = DecodeGraph(one._network, MOST_TOKENS)
+        one._reader.decoder = DecodeGraph(one._network, MOST_TOKENS)
         self.one, self.other = one, other
         self.samplers = Sampler(sampling), Sampler(sampling)
         self.marks: list[tuple[Checkpoint, Checkpoint]] = []

@@ -74,7 +74,7 @@ def test_the_same_answer_again_and_after_another_question(engine: Engine) -> Non
 
 
 def test_short_documents_and_none_are_answered_as_ever(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("salalocal.engine.engine.excerpts", lambda *_: pytest.fail("a closer look"))
+    monkeypatch.setattr("salalocal.engine.closer_look.excerpts", lambda *_: pytest.fail("a closer look"))
     for documents in (SHORT, []):
         session = engine.new_session()
         *_, done = engine.chat(session, [QUESTION], documents, Sampling(max_tokens=4))
@@ -100,7 +100,7 @@ def test_cancelled_while_it_looks_the_session_says_how_far_it_is(
         cancel.set()
         return found(*arguments)
 
-    monkeypatch.setattr("salalocal.engine.engine.excerpts", stop)
+    monkeypatch.setattr("salalocal.engine.closer_look.excerpts", stop)
     with pytest.raises(Cancelled) as caught:
         list(engine.chat(session, [QUESTION], SHELF, Sampling(max_tokens=4), cancel))
     assert caught.value.length == session.length == len(engine.tokenizer.encode_prompt([QUESTION], SHELF).ids)

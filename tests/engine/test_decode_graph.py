@@ -16,6 +16,7 @@ from salalocal.cache.session_cache import SessionCache
 from salalocal.engine import decode_graph
 from salalocal.engine.decode_graph import CannotRecord, DecodeGraph
 from salalocal.engine.engine import Engine
+from salalocal.engine.reader import Reader
 from salalocal.engine.sampling import Sampler, Sampling
 from salalocal.engine.session import Session
 
@@ -25,7 +26,7 @@ SPARSE_LAYERS = (0, 2)
 
 
 def graphed(session: Session) -> Session:
-    session._decoder = DecodeGraph(session._network, session.max_tokens)
+    session._reader.decoder = DecodeGraph(session._network, session.max_tokens)
     return session
 
 
@@ -274,15 +275,15 @@ def test_an_interrupt_behind_the_step_leaves_a_whole_token(
         session.prefill(random_ids(30))
         session.step(1)
     other.step(2)
-    take_over, calls = Session._take_over, []
+    take_over, calls = Reader._take_over, []
 
-    def interrupted(self: Session, *arguments: object) -> None:
+    def interrupted(self: Reader, *arguments: object) -> None:
         calls.append(1)
         if len(calls) == 1:
             raise KeyboardInterrupt
         take_over(self, *arguments)
 
-    monkeypatch.setattr(Session, "_take_over", interrupted)
+    monkeypatch.setattr(Reader, "_take_over", interrupted)
     with pytest.raises(KeyboardInterrupt):
         one.step(2)
     assert_same(one, other)

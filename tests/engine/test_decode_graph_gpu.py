@@ -37,10 +37,20 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Engine]:
     return lambda dtype="float32", device="cuda": salalocal.load(folder, device=device, dtype=dtype)
 
 
+@pytest.fixture
+def pair(load: Callable[..., Engine]) -> tuple[Session, Session]:
+    """Two sessions of one engine that have read the same prompt, with sparse attention."""
+    engine = load("bfloat16")
+    one, other = engine.new_session(), engine.new_session()
+    for session in (one, other):
+        session.prefill(random_ids(70))
+    return one, other
+
+
 def is_recorded(session: Session) -> bool:
-    assert session._decoder is not None
-    assert session._decoder._sides is not None
-    return all(side.graph is not None for side in session._decoder._sides)
+    assert session._reader.decoder is not None
+    assert session._reader.decoder._sides is not None
+    return all(side.graph is not None for side in session._reader.decoder._sides)
 
 
 @pytest.mark.parametrize("length", [1, DENSE_LEN - 3, DENSE_LEN + 30])
@@ -106,12 +116,9 @@ def test_choosing_in_the_graph(load: Callable[..., Engine], sampling: Sampling) 
     assert answers[0] == answers[1]
 
 
-def test_steps_begun_ahead_are_exact(load: Callable[..., Engine]) -> None:
+def test_steps_begun_ahead_are_exact(pair: tuple[Session, Session]) -> None:
     """An answer whose steps begin before its tokens are read; left, gone back from, forked and gone on with."""
-    engine = load("bfloat16")
-    one, other = engine.new_session(), engine.new_session()
-    for session in (one, other):
-        session.prefill(random_ids(70))
+    one, other = pair
     sampler, again = Sampler(Sampling()), Sampler(Sampling())
     tokens = [3]
     for _ in range(20):
@@ -131,13 +138,10 @@ def test_steps_begun_ahead_are_exact(load: Callable[..., Engine]) -> None:
 
 
 def test_a_prompt_that_dies_behind_a_step_begun_ahead(
-    load: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Session, Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has written its keys over the step's; and logits are copied only now that somebody asks for them."""
-    engine = load("bfloat16")
-    one, other = engine.new_session(), engine.new_session()
-    for session in (one, other):
-        session.prefill(random_ids(70))
+    one, other = pair
     sampler, again = Sampler(Sampling()), Sampler(Sampling())
     tokens = [3]
 
@@ -169,9 +173,9 @@ def test_the_first_steps_are_taken_before_any_is_recorded(load: Callable[..., En
     first, recorded = [], []
     for token in tokens:
         first.append(session.step(token))
-        assert session._decoder is not None
-        assert session._decoder._sides is not None
-        recorded.append(sum(side.graph is not None for side in session._decoder._sides))
+        assert session._reader.decoder is not None
+        assert session._reader.decoder._sides is not None
+        recorded.append(sum(side.graph is not None for side in session._reader.decoder._sides))
     assert recorded == [0, 0, 1, 2, 2, 2]
     session.rewind(start)
     for token, expected in zip(tokens, first, strict=True):
@@ -211,7 +215,7 @@ def test_a_replay_waits_for_nothing(load: Callable[..., Engine]) -> None:
     session.prefill(random_ids(70))
     for token in (1, 2, 3, 4):
         session.step(token)
-    decoder = session._decoder
+    decoder = session._reader.decoder
     assert decoder is not None
     assert is_recorded(session)
     before = torch.cuda.get_sync_debug_mode()

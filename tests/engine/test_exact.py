@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from naive_sala import random_ids
 from replay import Tracked, assert_same
 
-from salalocal.engine import session as session_module
+from salalocal.engine import checkpoints
 from salalocal.engine.engine import Engine
 from salalocal.engine.progress import Progress
 from salalocal.errors import Cancelled, InvalidRequest
@@ -233,7 +233,7 @@ def test_a_checkpoint_thinned_out_stays_good_while_it_is_held(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracked = Tracked.new(make_engine())
-    monkeypatch.setattr(session_module, "CHECKPOINT_BUDGET_BYTES", 4 * tracked.session.checkpoints[0].nbytes)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_BUDGET_BYTES", 4 * tracked.session.checkpoints[0].nbytes)
     held = []
     for step in range(12):
         tracked.read(random_ids(5, seed=step))

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 import salalocal
-from salalocal import machine, planner
+from salalocal import choices, kv_tiers, machine
 from salalocal.bus_times import Bus
+from salalocal.config import ModelConfig
 from salalocal.engine import engine as engine_module
 from salalocal.engine import load as load_module
-from salalocal.engine.engine import Engine, device_name
+from salalocal.engine.devices import device_name
+from salalocal.engine.engine import Engine
 from salalocal.errors import DoesNotFit
-from salalocal.forecast import kv_away
+from salalocal.forecast import Place, Plan, kv_away, make_plan
 from salalocal.hub import find_config
 from salalocal.machine import Hardware, Machine
 from salalocal.times import Rates, predict
@@ -58,7 +60,7 @@ def test_with_k_and_v_in_host_memory_the_bus_must_be_known(known: Machine) -> No
     assert engine.expected_times(5000) is None
     rates = replace(RATES, bus=Bus(1e9, 1e9, 1e9, 1e-5, 1e-8))
     machine.save(replace(known, rates=rates))
-    shares = planner.tiers(engine.config, 4, 1 << 20)
+    shares = kv_tiers.tiers(engine.config, 4, 1 << 20)
     away = kv_away(engine.config, 4, shares)
     expected = predict(engine.config, rates, 5000, engine.default_chunk, 4, unpacked=True, away=away)
     assert engine.expected_times(5000) == expected
@@ -74,11 +76,27 @@ def test_a_way_out_is_a_setting_that_fits(monkeypatch: pytest.MonkeyPatch) -> No
     assert way_out is None or "salalocal quantize" in way_out
 
 
+def test_an_embedding_table_in_main_memory_gives_the_device_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, asked = load(), []
+
+    def plan(config: ModelConfig, tokens: int, place: Place) -> Plan:
+        asked.append(place.usable_bytes)
+        return make_plan(config, tokens, place)
+
+    monkeypatch.setattr(engine_module, "make_plan", plan)
+    monkeypatch.setattr(engine_module, "available_bytes", lambda _: 64 << 20)
+    engine.way_out(1000)
+    engine._sizes = replace(engine._sizes, has_host_table=True)
+    engine.way_out(1000)
+    table = 4 * engine.config.vocab_size * engine.config.hidden_size
+    assert asked == [(64 << 20) + engine.weight_bytes, (64 << 20) + engine.weight_bytes - table]
+
+
 def test_a_refused_model_is_told_how_to_pack_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_module, "available_bytes", lambda _: 1 << 20)
     with pytest.raises(DoesNotFit, match="close other programs or take a smaller model"):
         load()
-    monkeypatch.setattr(planner, "mildest_packing", lambda *_: "int8")
+    monkeypatch.setattr(choices, "mildest_packing", lambda *_: "int8")
     with pytest.raises(DoesNotFit, match="or pack it: 'salalocal quantize --format int8' fits"):
         load()
 
@@ -86,4 +104,4 @@ def test_a_refused_model_is_told_how_to_pack_it(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(("gib", "packing"), [(12, "int8"), (8, "int4"), (4, None)])
 def test_the_mildest_packing_that_fits(gib: int, packing: str | None) -> None:
     config = salalocal.config.ModelConfig.from_json(find_config("openbmb/MiniCPM-SALA"))
-    assert planner.mildest_packing(config, 2, 2048, gib << 30) == packing
+    assert choices.mildest_packing(config, 2, 2048, gib << 30) == packing

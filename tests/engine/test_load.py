@@ -10,7 +10,7 @@ import torch
 from naive_sala import random_ids, tiny_config, write_model
 
 import salalocal
-from salalocal.engine.load import resolve_device, resolve_dtype
+from salalocal.engine.devices import resolve_device, resolve_dtype
 from salalocal.errors import BadCheckpoint, BadConfig, InvalidRequest, ModelNotFound, UnsupportedFormat
 
 

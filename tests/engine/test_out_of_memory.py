@@ -140,7 +140,7 @@ def test_a_step_is_tried_twice(make_engine: MakeEngine, caplog: pytest.LogCaptur
     session, expected = begun(engine), begun(engine)
     for each in (session, expected):
         if is_graphed:
-            each._decoder = DecodeGraph(each._network, each.max_tokens)
+            each._reader.decoder = DecodeGraph(each._network, each.max_tokens)
         each.step(1)
     op = ("salalocal.model.network", "add_rms_norm")
     with running_out(*op, {4}):
@@ -163,7 +163,7 @@ def test_a_step_begun_ahead_may_find_no_memory(make_engine: MakeEngine, monkeypa
     engine = make_engine("sls")
     session, expected = begun(engine), begun(engine)
     for each in (session, expected):
-        each._decoder = DecodeGraph(each._network, each.max_tokens)
+        each._reader.decoder = DecodeGraph(each._network, each.max_tokens)
     sampler, other = Sampler(Sampling()), Sampler(Sampling())
 
     def die(*_: object) -> object:
@@ -182,13 +182,13 @@ def test_readings_that_cannot_be_kept_leave_the_token_unread(
 ) -> None:
     session, expected = begun(make_engine("sls")), begun(make_engine("sls"))
     for each in (session, expected):
-        each._decoder = DecodeGraph(each._network, each.max_tokens)
+        each._reader.decoder = DecodeGraph(each._network, each.max_tokens)
 
     def die(*_: object) -> object:
         raise torch.OutOfMemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(session._readings, "take_copy", die)
+        patch.setattr(session._reader.readings, "take_copy", die)
         with pytest.raises(DoesNotFit):
             session.step(1)
     assert_same(session, expected)

@@ -138,4 +138,4 @@ def test_a_recording_that_finds_no_memory(
     for token in ids(6, seed=3):
         assert torch.equal(session.step(token), expected.step(token))
     assert_same(session, expected)
-    assert all(side.graph is not None for side in session._decoder._sides)  # type: ignore[union-attr]
+    assert all(side.graph is not None for side in session._reader.decoder._sides)  # type: ignore[union-attr]

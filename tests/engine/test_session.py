@@ -11,7 +11,7 @@ import pytest
 import torch
 from naive_sala import random_ids
 
-from salalocal.engine import session as session_module
+from salalocal.engine import checkpoints
 from salalocal.engine.engine import Engine
 from salalocal.engine.progress import Progress
 from salalocal.errors import ContextTooLong, InvalidRequest
@@ -219,7 +219,7 @@ def test_checkpoints_are_thinned_to_the_budget(make_engine: MakeEngine, monkeypa
     session = make_engine().new_session()
     session.prefill(random_ids(1))
     each = session.checkpoint().nbytes
-    monkeypatch.setattr(session_module, "CHECKPOINT_BUDGET_BYTES", 5 * each)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_BUDGET_BYTES", 5 * each)
     session.prefill(random_ids(100), checkpoints_at=range(0, 101, 10))
     positions = [known.position for known in session.checkpoints]
     assert len(positions) <= 5

@@ -55,7 +55,7 @@ def tiered(folder: Path) -> Callable[..., Engine]:
 
 
 def graphed(session: Session) -> Session:
-    session._decoder = DecodeGraph(session._network, session.max_tokens)
+    session._reader.decoder = DecodeGraph(session._network, session.max_tokens)
     return session
 
 

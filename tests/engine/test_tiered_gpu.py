@@ -71,9 +71,9 @@ def ids(count: int, seed: int = 0) -> list[int]:
 
 
 def is_recorded(session: Session) -> bool:
-    assert session._decoder is not None
-    assert session._decoder._sides is not None
-    return all(side.graph is not None for side in session._decoder._sides)
+    assert session._reader.decoder is not None
+    assert session._reader.decoder._sides is not None
+    return all(side.graph is not None for side in session._reader.decoder._sides)
 
 
 def step_alike(one: Session, other: Session, count: int, seed: int = 1) -> None:
@@ -228,7 +228,7 @@ def test_a_replay_waits_for_nothing(tiered: Callable[..., Engine]) -> None:
     session = tiered().new_session()
     session.prefill(ids(9000))
     session.step(1)
-    decoder = session._decoder
+    decoder = session._reader.decoder
     assert decoder is not None
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
@@ -251,7 +251,7 @@ def test_memory_that_cuda_refuses(
         session.prefill(ids(9000), chunk_size=4000)
     step_alike(one, other, 9)
     assert_same(one, other)
-    assert one._decoder is None
+    assert one._reader.decoder is None
     told = [record.getMessage() for record in caplog.records]
     assert sum("CUDA does not register it (out of memory)" in message for message in told) == 1
     assert sum("without a CUDA graph" in message for message in told) == 1
@@ -292,7 +292,7 @@ assert session.max_tokens > 30_000
 session.prefill([token * 7 % 512 for token in range(30_000)])
 for token in range(9):
     session.step(token)
-assert all(side.graph is not None for side in session._decoder._sides)
+assert all(side.graph is not None for side in session._reader.decoder._sides)
 print(gpu_memory.peak_bytes(engine.device).nbytes)
 """
 

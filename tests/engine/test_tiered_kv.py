@@ -54,7 +54,7 @@ def tiered(folder: Path, kv: str) -> Callable[..., Engine]:
 def opened(engine: Engine) -> Session:
     """A session whose steps run as a recorded one does."""
     session = engine.new_session(record_selection=True)
-    session._decoder = DecodeGraph(session._network, session.max_tokens)
+    session._reader.decoder = DecodeGraph(session._network, session.max_tokens)
     return session
 
 

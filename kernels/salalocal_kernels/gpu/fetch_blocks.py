@@ -117,6 +117,18 @@ def _assign_slots_kernel(
 
 
 @triton.jit
+def _host_address(
+    blocks_ptr, table_ptr, addresses_ptr, index, per_segment, strip_bytes, stride_bh, stride_bk,
+    HEADS: tl.constexpr, PICKS: tl.constexpr,
+):  # fmt: skip
+    """Of a picked block of one kv head in host memory, where a page has `strip_bytes` for each head."""
+    head = (index // PICKS).to(tl.int64)
+    block = tl.load(blocks_ptr + head * stride_bh + (index % PICKS) * stride_bk)
+    page = tl.load(table_ptr + block)
+    return tl.load(addresses_ptr + page // per_segment) + ((page % per_segment) * HEADS + head) * strip_bytes
+
+
+@triton.jit
 def _copy_blocks_kernel(
     blocks_ptr, table_ptr, addresses_ptr, jobs_ptr, slots_ptr,
     per_segment, words,
@@ -128,10 +140,9 @@ def _copy_blocks_kernel(
     index = tl.program_id(0)
     slot = tl.load(jobs_ptr + index).to(tl.int64)
     if slot >= 0:
-        head = (index // PICKS).to(tl.int64)
-        block = tl.load(blocks_ptr + head * stride_bh + (index % PICKS) * stride_bk)
-        page = tl.load(table_ptr + block)
-        address = tl.load(addresses_ptr + page // per_segment) + ((page % per_segment) * HEADS + head) * words * 4
+        address = _host_address(
+            blocks_ptr, table_ptr, addresses_ptr, index, per_segment, words * 4, stride_bh, stride_bk, HEADS, PICKS
+        )
         source = address.to(tl.pointer_type(tl.int32), bitcast=True)
         at = tl.program_id(1) * AT_ONCE + tl.arange(0, AT_ONCE)
         # An address out of memory is not known to be one of 16 bytes.
@@ -152,11 +163,10 @@ def _copy_codes_kernel(
     index = tl.program_id(0)
     slot = tl.load(jobs_ptr + index).to(tl.int64)
     if slot >= 0:
-        head = (index // PICKS).to(tl.int64)
-        block = tl.load(blocks_ptr + head * stride_bh + (index % PICKS) * stride_bk)
-        page = tl.load(table_ptr + block)
-        address = tl.load(addresses_ptr + page // per_segment)
-        address += ((page % per_segment) * HEADS + head) * (LINES * (DIM + 2))
+        address = _host_address(
+            blocks_ptr, table_ptr, addresses_ptr, index, per_segment, LINES * (DIM + 2),
+            stride_bh, stride_bk, HEADS, PICKS,
+        )  # fmt: skip
         codes = address.to(tl.pointer_type(tl.uint8), bitcast=True)
         largest = (address + LINES * DIM).to(tl.pointer_type(tl.int16), bitcast=True)
         row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)

@@ -20,7 +20,7 @@ from meta_network import META, empty, network
 from triton.runtime.jit import JITFunction
 from triton_gate import launches
 
-from salalocal import planner
+from salalocal import choices, planner
 from salalocal.bench.made_model import make_history
 from salalocal.cache.attention_cache import ResidentAttention
 from salalocal.cache.attention_memory import Piece
@@ -93,7 +93,7 @@ def peak_of_a_chunk(made: Network, tokens: int) -> int:
 
 def lean(made: Network, tokens: int, prefill: str) -> tuple[Network, int]:
     """The network as a capped card has it, and the bytes planned for a chunk's tensors."""
-    packed = planner.packed(made.config, "int4")
+    packed = choices.packed(made.config, "int4")
     assert packed is not None
     sizes = planner.footprint(packed, 2, tokens, is_lean=True, is_narrow=prefill != "full")
     layers = [

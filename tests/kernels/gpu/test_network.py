@@ -50,7 +50,7 @@ def run(engine: Engine) -> list[torch.Tensor]:
         for is_recorded in (False, True):
             session = engine.new_session()
             if is_recorded:
-                session._decoder = DecodeGraph(engine._network, 400)
+                session._reader.decoder = DecodeGraph(engine._network, 400)
             found.append(session.prefill(prompt, chunk_size=40, all_logits=True))
             found += [session.step(token) for token in range(STEPS)]
             sampler = Sampler(Sampling(temperature=0.7, top_p=0.9, seed=3))
