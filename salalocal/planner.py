@@ -133,12 +133,9 @@ def footprint(
         if is_lean
         else unpacking + min(chunk_tokens, SLICE_TOKENS) * widest + (256 << 20),
         compressed_token_bytes=storage * compressed,
-        # Of every layer K and V on their way to the host, and of one what was read so far.
+        # Of two layers K and V on their way to the host, and of one what was read so far.
         streaming_bytes=chunk_tokens
-        * (
-            len(config.sparse_layers) * 2 * channels * item_bytes
-            + (0 if is_lean else config.hidden_size * max(item_bytes, 4))
-        ),
+        * (2 * 2 * channels * item_bytes + (0 if is_lean else config.hidden_size * max(item_bytes, 4))),
         feed_channels=_LEAN_CHANNELS if is_lean else None,
         has_host_table=has_host_table,
         host_token_bytes=storage * 2 * channels * item_bytes,

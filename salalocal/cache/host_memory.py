@@ -102,6 +102,8 @@ class HostMemory:
 
     def _register(self, segment: Tensor) -> None:
         begun = perf_counter()
+        # All cores of the processor ask the system for these pages; registering would, on one.
+        segment.zero_()
         error = register(segment.data_ptr(), segment.nbytes)
         self.pin_seconds += perf_counter() - begun
         if not error:

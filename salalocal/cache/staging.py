@@ -1,4 +1,4 @@
-"""Pages on their way between host and device, beside the computing: a lane of copies, two buffers that take turns.
+"""Pages on their way between host and device, beside the computing: a lane of copies, two buffers each way.
 
 Knows no sessions and no attention.
 """
@@ -17,6 +17,8 @@ from salalocal_kernels import HostPages, strip_bytes, unpack_pages
 
 # A copy takes some microseconds to ask for, in which so many more pages of 64 KiB come over the bus.
 _GAP_PAGES = 4
+# Before a chunk's own pages, of a block that it goes on with and of windows that reach back over its edge.
+_EARLIER_PAGES = 4
 
 
 class Lane:
@@ -58,6 +60,54 @@ class Lane:
         """Computing from here on waits for the copies before `mark`."""
         if mark is not None:
             torch.cuda.current_stream(self._device).wait_event(mark)
+
+
+class Outbox:
+    """Two rows of pages on the device that take turns: what one layer's chunk wrote goes to the host from one, beside
+    the computing, while the next layer fills the other.
+
+    They stay where they are: taken anew for every chunk, they would lie between tensors that go at its end.
+
+    Args:
+        lane: of the copies.
+        page_shape: Hkv, 2, B and D.
+        dtype, device: of the pages.
+    """
+
+    def __init__(self, lane: Lane, page_shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self._lane = lane
+        self._pages = torch.empty(2, 0, *page_shape, dtype=dtype, device=device)
+        self._sent: list[torch.cuda.Event | None] = [None, None]
+        self._turn = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both."""
+        return self._pages.nbytes
+
+    # What one session makes another may write to, also where nothing is inferred.
+    @torch.inference_mode(False)
+    def reserve(self, pages: int) -> None:
+        """Room for a chunk that writes to so many pages, and for the earlier ones that it goes on with."""
+        pages += _EARLIER_PAGES
+        if pages > self._pages.shape[1]:
+            self._lane.lead()
+            shape, like = self._pages.shape, self._pages
+            # Not both at once.
+            self._pages = like.new_empty(0)
+            self._pages = like.new_empty(2, pages, *shape[2:])
+
+    def take(self, pages: int) -> Tensor:
+        """[pages, Hkv, 2, B, D], which holds anything, and is good until it is taken again but one."""
+        if pages > self._pages.shape[1]:
+            self.reserve(pages)
+        self._turn = 1 - self._turn
+        self._lane.after(self._sent[self._turn])
+        return self._pages[self._turn, :pages]
+
+    def sent(self) -> None:
+        """The copies of what was taken last have been asked for."""
+        self._sent[self._turn] = self._lane.mark()
 
 
 class Staging:

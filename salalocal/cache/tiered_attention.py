@@ -73,7 +73,8 @@ class TieredAttention(AttentionCache):
         numbers, host = self._kv.numbers, self._layer.host
         # Of earlier tokens, in blocks that these go on with or that windows reach back to.
         earlier = -(-position // block) - first
-        own = keys.new_empty(count - first, self._kv_heads, 2, block, keys.shape[2])
+        outbox = self._store.outbox
+        own = outbox.take(count - first)
         # The rest of the last block is multiplied by weights of 0.
         own[-1].zero_()
         self._store.behind.lead()
@@ -92,7 +93,9 @@ class TieredAttention(AttentionCache):
         behind.follow()
         with behind.copying():
             write_pages(host, numbers[begun:count], sent)
-        behind.uses(sent)
+        outbox.sent()
+        if host.codes is not None:
+            behind.uses(sent)
         self._prefetch(self._index, keys.shape[0])
         self._extend_compressed(own, self._own_table(count), position, keys.shape[0])
 

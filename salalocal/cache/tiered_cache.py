@@ -43,7 +43,7 @@ class TieredCache(PagedCache):
             [page for at, page in enumerate(after) if is_chunk or at >= len(before) or before[at] != page]
         )
         self._numbers = None
-        self.store.begin_round()
+        self.store.begin_round(len(after) if is_chunk else 0)
 
     @property
     def numbers(self) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from salalocal.cache.host_memory import SEGMENT_BYTES, HostMemory
 from salalocal.cache.page_table import PagePool
-from salalocal.cache.staging import Lane, Staging
+from salalocal.cache.staging import Lane, Outbox, Staging
 from salalocal.kv_tiers import Tiers
 from salalocal_kernels import HostPages, SlotPool, fetch_blocks, strip_bytes, write_token
 
@@ -95,6 +95,7 @@ class TieredStore:
         page_shape: Hkv, 2, B and D.
         staging: the buffers.
         behind: the lane on which what was computed goes to the host.
+        outbox: pages of chunks that are on that way.
         round: number of the chunk or token that is being read.
     """
 
@@ -127,6 +128,7 @@ class TieredStore:
             self.host = HostMemory(layers, self._strip_shape, torch.uint8, device, segment_bytes, codes)
         self.staging = Staging(staged_pages, self.page_shape, dtype, device, strip_pages)
         self.behind = Lane(device)
+        self.outbox = Outbox(self.behind, self.page_shape, dtype, device)
         self.round = 0
         self._slots = torch.zeros(layers, slots, 2, block_size, head_dim, dtype=dtype, device=device)
         # One slot more than there is: what is in none is in that one.
@@ -165,7 +167,7 @@ class TieredStore:
     @property
     def device_bytes(self) -> int:
         """Bytes of slots and buffers."""
-        return self._slots.nbytes + self.staging.nbytes
+        return self._slots.nbytes + self.staging.nbytes + self.outbox.nbytes
 
     @property
     def storage(self) -> tuple[Tensor, ...]:
@@ -207,10 +209,13 @@ class TieredStore:
         """Memory on the device for so many pages as the host keeps them in 8 bits, not filled."""
         return torch.empty(pages, *self._strip_shape, dtype=torch.uint8, device=self.device)
 
-    def begin_round(self) -> None:
-        """A chunk or a token is going to be read: everything written so far is in its place for it."""
+    def begin_round(self, pages: int) -> None:
+        """A chunk of so many pages, or a token and 0, is going to be read: everything written so far is in its place
+        for it."""
         self.round += 1
         self.behind.lead()
+        if pages:
+            self.outbox.reserve(pages)
 
     def forget(self, pages: Sequence[int]) -> None:
         """What slots hold of these pages is no longer what the host holds."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from salalocal.config import ModelConfig
@@ -34,17 +33,17 @@ class LightningLayer:
     o_norm: Tensor | None
     slopes: Tensor
 
-    def __call__(self, y: Tensor, state: Tensor, span: Span, into: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(self, y: Tensor, state: Tensor, span: Span, into: Tensor) -> Tensor:
         """Mixes normed input y [T, h] with everything before it.
 
         Args:
             y: [T, h].
             state: [H, Dk, Dv] before these tokens, which stays.
             span: where the tokens are.
-            into: where the state after one token goes; a new tensor without it. More tokens take no notice of it.
+            into: where the state after these tokens goes.
 
         Returns:
-            [T, h], and the state after them.
+            [T, h].
         """
         config, tokens = self.config, span.tokens
         q, k, v, *gates = self.inputs(y)
@@ -54,18 +53,17 @@ class LightningLayer:
         v = v.view(tokens, config.lightning_nkv, config.head_dim)
         scale, eps = config.lightning_scale, config.rms_norm_eps
         if tokens == 1:
-            into = torch.empty_like(state) if into is None else into
             out = lightning_step(
                 q[0], k[0], v[0], self.q_norm, self.k_norm, span.lightning_rope, self.slopes, scale, state,
                 self.o_norm, None if gate is None else gate[0], eps, into,
             )[None]  # fmt: skip
-            state = into
         else:
             q, k = qk_norm_rope(q, k, self.q_norm, self.k_norm, eps, span.lightning_rope, True)
-            mixed, state = lightning_prefill(q, k, v, self.slopes, scale, state)
+            mixed, after = lightning_prefill(q, k, v, self.slopes, scale, state)
             del q, k, v
+            into.copy_(after)
             out = norm_gate(mixed.reshape(tokens, -1), self.o_norm, gate, eps)
-        return self.o_proj(out), state
+        return self.o_proj(out)
 
     @property
     def matrices(self) -> tuple[Weight, ...]:

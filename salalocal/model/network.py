@@ -84,7 +84,9 @@ class Network:
         tokens = ids.shape[0]
         span = Span.of(self.config, cache.length, tokens, is_sparse, is_watched, self.dtype, self.device)
         cache.extend(tokens)
-        return self._read(ids, cache, cache.states, None, span, record)
+        # What stays is taken first, so that it does not lie between tensors that go.
+        after = [torch.empty_like(state) for state in cache.states]
+        return self._read(ids, cache, cache.states, after, span, record), after
 
     def step(
         self, ids: Tensor, memory: StepMemory, is_sparse: bool, record: ReadingRecorder | None, is_watched: bool = False
@@ -102,21 +104,19 @@ class Network:
         span = Span.of(
             self.config, memory.position, 1, is_sparse, is_watched, self.dtype, self.device, length=memory.length
         )
-        normed, _ = self._read(ids, memory, memory.states, memory.new_states, span, record)
-        return self.logits(normed)[0]
+        return self.logits(self._read(ids, memory, memory.states, memory.new_states, span, record))[0]
 
     def _read(
         self,
         ids: Tensor,
         memory: SessionCache | StepMemory,
         states: Sequence[Tensor],
-        new_states: Sequence[Tensor] | None,
+        new_states: Sequence[Tensor],
         span: Span,
         record: ReadingRecorder | None,
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> Tensor:
         eps, ratio = self.config.rms_norm_eps, self.config.residual_scale
-        after: list[Tensor] = []
-        attention_index = 0
+        attention_index = lightning_index = 0
         # The residual stream stays at least float32: rounding it to bfloat16 at every addition is the largest error
         # of a bfloat16 run, and moves block selections (docs/correctness.md has the figures).
         x = self.embedding.embed(ids, self.config.scale_emb)
@@ -129,9 +129,8 @@ class Network:
                 if record is not None:
                     record(number, blocks_read)
             else:
-                index = len(after)
-                mixed, state = layer.mixer(y, states[index], span, None if new_states is None else new_states[index])
-                after.append(state)
+                mixed = layer.mixer(y, states[lightning_index], span, new_states[lightning_index])
+                lightning_index += 1
             u = add_rms_norm(x, mixed, ratio, layer.post_norm, eps)
             # A long chunk's workspace is counted in tensors of its length.
             del mixed, y
@@ -139,7 +138,7 @@ class Network:
             del u
             y = add_rms_norm(x, fed, ratio, next_norm, eps)
             del fed
-        return y, after
+        return y
 
     def logits(self, normed: Tensor) -> Tensor:
         """What `read` gives, [T, h] -> logits [T, V], float32 (float64 in a float64 run)."""

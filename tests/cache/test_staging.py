@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salalocal.cache.page_table import page_runs
-from salalocal.cache.staging import Staging, read_pages, write_pages
+from salalocal.cache.staging import Lane, Outbox, Staging, read_pages, write_pages
 from salalocal_kernels import HostPages, pack_pages
 
 CPU = torch.device("cpu")
@@ -132,3 +132,22 @@ def test_written_and_read_back() -> None:
     assert read_pages(memory, numbers, np.arange(6), target, NO_STRIPS) == values.nbytes
     assert torch.equal(target[:6], values)
     assert memory.page(6)[0, 0, 0, 0] == 6
+
+
+def test_what_goes_to_the_host_lies_in_two_rows_that_take_turns() -> None:
+    outbox = Outbox(Lane(CPU), (1, 2, 2, 2), torch.float32, CPU)
+    outbox.reserve(3)
+    first, second, third = (outbox.take(3) for _ in range(3))
+    assert first.data_ptr() == third.data_ptr()
+    first.fill_(1.0)
+    second.fill_(2.0)
+    assert (first == 1.0).all(), "the next layer's pages must not lie over those that are being sent"
+    assert outbox.nbytes == 2 * (3 + 4) * first[0].nbytes
+
+
+def test_more_pages_than_there_was_room_for() -> None:
+    outbox = Outbox(Lane(CPU), (1, 2, 2, 2), torch.float32, CPU)
+    outbox.reserve(1)
+    outbox.take(2)
+    outbox.sent()
+    assert outbox.take(40).shape == (40, 1, 2, 2, 2)
