@@ -18,9 +18,10 @@ _LEAN_PARTS = 4
 TILE_SCORES = 1 << 24
 # Of a block that a query reads, in what neighbouring queries read together.
 _UNITED_BYTES = 8
-# What small tensors, products' own workspaces and the allocator's roundings take in a lean workspace.
-_LEAN_SPARE_BYTES = 128 << 20
-# In 8 bits tensors of three sizes take turns, and the allocator has lost as much again between them.
+# What small tensors, products' own workspaces (cuBLAS takes 32 MiB on an H100) and gaps between tensors take in a lean
+# workspace. With less the allocator gives back and asks anew, which took seconds of every ten.
+_LEAN_SPARE_BYTES = 192 << 20
+# In 8 bits tensors of three sizes take turns: with 128 MiB of it a text of two million tokens ran out of memory.
 _NARROW_SPARE_BYTES = 256 << 20
 # What CUDA itself takes on a card before the first tensor.
 _CUDA_CONTEXT_BYTES = 1 << 29

@@ -279,7 +279,11 @@ def _with_peaks(row: LongRow, device: torch.device) -> LongRow:
 
 
 def let_go(device: torch.device) -> None:
-    """Gives back what a text took: the next one is of another size."""
+    """Gives back what a text took, or a measurement: what comes next is of another size."""
     gc.collect()
     if device.type == "cuda":
+        # Of cuBLAS, for every stream that recorded a product; PyTorch has no public name for this.
+        clear: Callable[[], None] | None = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
+        if clear is not None:
+            clear()
         torch.cuda.empty_cache()
