@@ -21,7 +21,7 @@ from salalocal.bench.long_rows import OUT_OF_MEMORY, LongRow, LongTable, Traffic
 from salalocal.bench.made_selections import MadeSelections
 from salalocal.bench.process_memory import peak_resident_bytes, reset_peak
 from salalocal.bench.replay import replaying
-from salalocal.bench.scoring import compile_scoring
+from salalocal.bench.scoring import compile_pieces, compile_scoring
 from salalocal.bench.steps import MADE_UP
 from salalocal.cache.session_cache import SessionCache
 from salalocal.cache.tiered_store import TieredStore
@@ -244,12 +244,14 @@ def made_ids(config: ModelConfig, tokens: int) -> list[int]:
 
 
 def _warm_up(network: Network, length: int, chunk_tokens: int, tiers: TieredStore | None) -> None:
-    """Compiles what a text needs: reads the first tokens of one, and scores blocks as far as it goes."""
+    """Compiles what a text needs: reads the first tokens of one, scores blocks as far as it goes, and reads pieces."""
     assert network.config.sparse is not None
     tokens = _WARM_UP_CHUNKS * chunk_tokens
     final = max(tokens, network.config.sparse.dense_len)
     if network.device.type == "cuda":
         compile_scoring(network.config, length, chunk_tokens, network.dtype, network.device)
+        if tiers is not None:
+            compile_pieces(network.config, chunk_tokens, network.dtype, network.device)
     session = open_session(network, final, chunk_tokens, tiers)
     session.prefill(made_ids(network.config, tokens), chunk_tokens, final)
     settle(network.device)

@@ -1,4 +1,4 @@
-"""Block scores and selection by themselves, as a text of a given length asks for them. Knows no weights."""
+"""Scores, selection and attention by themselves, as a text of a given length asks for them. Knows no weights."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from salalocal.bench.clock import milliseconds
+from salalocal.cache.attention_memory import Piece
 from salalocal.config import ModelConfig
+from salalocal.model.pieces import attend_in_pieces
 from salalocal.model.sparse_layer import tile_tokens
 from salalocal_kernels import block_scores, select_blocks
 
 _TIMED_QUERIES = 1024
-# Tiles of a chunk that are tried: an odd and an even one, since kernels are compiled for numbers divisible by 16 apart.
+# Tiles of a chunk that are tried, from either end: kernels are compiled for numbers divisible by 16 apart.
 _TRIED_TILES = 2
 
 
@@ -39,8 +41,23 @@ def compile_scoring(
         for start in range(0, tokens, chunk_tokens):
             end = min(start + chunk_tokens, tokens)
             tile = tile_tokens(-(-end // config.sparse.block_size))
-            for first in list(range(start, end, tile))[-_TRIED_TILES:]:
+            firsts = range(start, end, tile)
+            for first in sorted({*firsts[:_TRIED_TILES], *firsts[-_TRIED_TILES:]}):
                 keys.select(first, min(tile, end - first))
+
+
+def compile_pieces(config: ModelConfig, chunk_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Reads a made-up context in two pieces, as those come that exceed a buffer."""
+    heads, dim, count = config.num_key_value_heads, config.sparse_head_dim, -(-chunk_tokens // config.block_size)
+    assert config.sparse is not None
+    pages = torch.zeros(count, heads, 2, config.block_size, dim, dtype=dtype, device=device)
+    q = torch.zeros(chunk_tokens, config.num_attention_heads, dim, dtype=dtype, device=device)
+    blocks = torch.full((heads, chunk_tokens, config.sparse.selected_blocks), -1, dtype=torch.int32, device=device)
+    blocks[..., 0] = 0
+    table, middle = torch.arange(count, device=device), count // 2
+    pieces = [Piece(pages, table, *span, is_whole=False) for span in ((0, middle), (middle, count))]
+    with torch.inference_mode():
+        attend_in_pieces(q, blocks, pieces, 0, dim**-0.5)
 
 
 class _Keys:

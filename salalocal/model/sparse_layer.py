@@ -25,11 +25,14 @@ from salalocal_quant import Projections, Weight
 
 # Queries are scored and selected in tiles of so many; TILE_SCORES bounds queries x blocks whatever the chunk.
 _TILE_TOKENS = 2048
+# Whole rows of what kernels take at once, so that no tile ends in a few queries of its own.
+_TILE_STEP = 128
 
 
 def tile_tokens(num_blocks: int) -> int:
     """Queries of a tile in a chunk that ends with so many blocks."""
-    return max(1, min(_TILE_TOKENS, TILE_SCORES // num_blocks))
+    tile = min(_TILE_TOKENS, TILE_SCORES // num_blocks)
+    return max(1, tile - tile % _TILE_STEP if tile > _TILE_STEP else tile)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def tiles(chip: int, is_wide: bool) -> Tiles:
     return Tiles(128, 64, 8, 3, 64, 64, 4, 3)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "coarse_count", "position", "steps_per_split"])
 def _coarse_lse_kernel(
     q_ptr, k2_ptr, lse_ptr,
     tokens, coarse_count, position, scale_log2, steps_per_split,
@@ -98,7 +98,7 @@ def _coarse_lse_kernel(
     tl.store(lse_ptr + split * stride_ls + token * stride_lt + head, peak + tl.log2(total), mask=is_real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "tiles_of_queries", "segments", "fine_count", "num_blocks", "position"])
 def _block_scores_kernel(
     q_ptr, k1_ptr, lse_ptr, out_ptr,
     tokens, tiles_of_queries, segments, fine_count, num_blocks, position, scale_log2,

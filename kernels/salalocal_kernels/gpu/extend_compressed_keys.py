@@ -44,7 +44,7 @@ def write_mean(
         tl.store(out_ptr + kv_head * stride_oh + window * stride_on + dims, mean, mask=dims < DIM)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "position", "fine_programs"])
 def _extend_compressed_keys_kernel(
     pages_ptr, table_ptr, fine_ptr, coarse_ptr,
     tokens, position, fine_programs,

@@ -54,7 +54,7 @@ _ROWWISE_CAPABILITY = 90
 _FAST_COLUMNS = 4096
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _scaled_linear_kernel(
     x_ptr, x_scales_ptr, weight_ptr, weight_scales_ptr, out_ptr, tokens, channels, stride_xt, stride_wn, stride_ot,
     COLUMNS: tl.constexpr, GROUP: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr, STEP: tl.constexpr,

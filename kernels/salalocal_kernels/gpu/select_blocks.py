@@ -62,7 +62,7 @@ def _blocks(picks, at, count, FROM_PICKS: tl.constexpr):
     return at
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["position"])
 def _select_blocks_kernel(
     scores_ptr, picks_ptr, picked_ptr,
     num_blocks, count, position, span,

@@ -34,7 +34,7 @@ def tiling(chip: int, group_padded: int, element_bytes: int) -> tuple[int, int, 
     return max(1, min(4, 32 // group_padded)), 4, 2
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "tiles", "position"])
 def _sparse_attention_kernel(
     q_ptr, pages_ptr, entries_ptr, counts_ptr, out_ptr, lse_ptr,
     tokens, tiles, position, scale_log2,

@@ -16,7 +16,7 @@ from salalocal_kernels.gpu.target import INTERPRETED
 _MOST_BLOCKS = 1 << 24
 
 
-@triton.jit(do_not_specialize=["low", "stop"])
+@triton.jit(do_not_specialize=["tokens", "tiles", "low", "stop"])
 def _union_blocks_kernel(
     blocks_ptr, table_ptr, entries_ptr, counts_ptr,
     tokens, tiles, low, stop,
