@@ -13,12 +13,7 @@ from salalocal.planner import Footprint, default_chunk, footprint
 
 _LEAST_GPU_CHUNK_TOKENS = 2048
 _AMPLE_KV_BYTES = 160 << 20
-# Of a budget for K/V each of the two buffers takes a third, and the slots the rest: what a text's history exceeds the
-# buffers by, its attention waits for; slots need to hold a few times what one step reads. Ample buffers leave the next
-# of it to slots until those are ample too, and no buffer is larger than what a bus brings in 20 ms.
-_STAGED_SHARE = 3
-_AMPLE_STAGED_BYTES = 256 << 20
-_AMPLE_SLOTS_BYTES = 1 << 30
+# No buffer is larger than what a bus brings in 20 ms.
 _MOST_STAGED_BYTES = 1 << 30
 # Pages of 8-bit codes that are on the device at once, on their way into a buffer: 16 MiB of the released model's.
 _STRIP_PAGES = 512
@@ -90,7 +85,8 @@ def capped(
 
 @dataclass(frozen=True)
 class Tiers:
-    """How device memory for K/V is shared out where all of it is in host memory.
+    """What device memory for K/V holds where all of it is in host memory: slots while single tokens are read, and in
+    the same place two buffers while chunks are.
 
     Attributes:
         slots: blocks of one kv head that each layer has on the device.
@@ -104,7 +100,7 @@ class Tiers:
 
 
 def tiers(config: ModelConfig, item_bytes: int, kv_budget: int, kv: str = "full") -> Tiers:
-    """Shares out `kv_budget` bytes, of K/V that host memory has as `kv` says.
+    """What `kv_budget` bytes hold, of K/V that host memory has as `kv` says.
 
     Raises:
         InvalidRequest: the model has no sparse attention: every token reads everything, so all K/V must be there.
@@ -114,7 +110,6 @@ def tiers(config: ModelConfig, item_bytes: int, kv_budget: int, kv: str = "full"
     least = least_tiers(config)
     if least is None:
         raise InvalidRequest("kv_budget is for models with sparse attention; this one reads all K/V for every token")
-    slot_bytes, slots, staged = _slot_bytes(config, item_bytes), least.slots, least.staged_pages
     needed = least_kv_bytes(config, item_bytes, kv)
     if kv_budget < needed:
         raise DoesNotFit(
@@ -122,16 +117,13 @@ def tiers(config: ModelConfig, item_bytes: int, kv_budget: int, kv: str = "full"
             needed_bytes=needed,
             available_bytes=kv_budget,
         )
-    beyond = max(0, kv_budget - 2 * _AMPLE_STAGED_BYTES - _AMPLE_SLOTS_BYTES)
-    wished = min(kv_budget, 3 * _AMPLE_STAGED_BYTES) + beyond
-    staged = max(staged, min(_MOST_STAGED_BYTES, wished // _STAGED_SHARE) // (heads * slot_bytes))
-    strips = 0 if kv == "full" else min(staged, _STRIP_PAGES)
+    slot_bytes = _slot_bytes(config, item_bytes)
+    # Fewer only where more would leave too little for what they are on their way to.
+    most_strips = max(least.staged_pages, (kv_budget - needed) // _strip_bytes(config))
+    strips = 0 if kv == "full" else min(_STRIP_PAGES, most_strips)
     left = kv_budget - strips * _strip_bytes(config)
-    most_staged = (left - layers * slots * slot_bytes) // (2 * heads * slot_bytes)
-    staged = max(least.staged_pages, min(staged, most_staged))
-    strips = min(strips, staged)
-    left = kv_budget - strips * _strip_bytes(config)
-    return Tiers((left - 2 * staged * heads * slot_bytes) // (layers * slot_bytes), staged, strips)
+    staged = min(_MOST_STAGED_BYTES, left // 2) // (heads * slot_bytes)
+    return Tiers(left // (layers * slot_bytes), staged, min(strips, staged))
 
 
 def least_tiers(config: ModelConfig) -> Tiers | None:
@@ -152,8 +144,8 @@ def least_kv_bytes(config: ModelConfig, item_bytes: int, kv: str = "full") -> in
         return 0
     buffers = 2 * least.staged_pages * config.num_key_value_heads
     strips = 0 if kv == "full" else min(least.staged_pages, _STRIP_PAGES)
-    plain = (len(config.sparse_layers) * least.slots + buffers) * _slot_bytes(config, item_bytes)
-    return plain + strips * _strip_bytes(config)
+    slots = max(len(config.sparse_layers) * least.slots, buffers)
+    return slots * _slot_bytes(config, item_bytes) + strips * _strip_bytes(config)
 
 
 def check_kv(kv: str) -> None:

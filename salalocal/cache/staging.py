@@ -116,20 +116,18 @@ class Staging:
     While one is computed with, the other fills. What will be needed next can be asked for early.
 
     Args:
-        pages: of one buffer.
-        page_shape: Hkv, 2, B and D.
-        dtype, device: of the buffers.
+        buffers: [2, pages, Hkv, 2, B, D], finite, as what is not copied is multiplied by weights of 0.
         strip_pages: where the host keeps 8-bit codes, pages of them that are on the device at once before they are
             unpacked into a buffer; 0 where it keeps none.
+
+    Attributes:
+        pages: of one buffer.
     """
 
-    def __init__(
-        self, pages: int, page_shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, strip_pages: int = 0
-    ) -> None:
-        self.pages = pages
-        # Zeros: what is not copied is multiplied by weights of 0.
-        self._buffers = [torch.zeros(pages, *page_shape, dtype=dtype, device=device) for _ in range(2)]
-        heads, _, block, dim = page_shape
+    def __init__(self, buffers: Tensor, strip_pages: int = 0) -> None:
+        self._buffers = buffers
+        _, self.pages, heads, _, block, dim = buffers.shape
+        device = buffers.device
         self._strips = torch.zeros(strip_pages, heads, strip_bytes(block, dim), dtype=torch.uint8, device=device)
         self.strip_pages = strip_pages
         self._lane = Lane(device)
@@ -140,8 +138,13 @@ class Staging:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both buffers, and of what codes pass through."""
-        return sum(buffer.nbytes for buffer in self._buffers) + self._strips.nbytes
+        """Bytes that it has besides the buffers."""
+        return self._strips.nbytes
+
+    def drop(self) -> None:
+        """Nothing is in the buffers, nor on its way there: computing from here on may write to them."""
+        self._lane.lead()
+        self._held = [None, None]
 
     def prefetch(self, key: Hashable, host: HostPages, numbers: np.ndarray) -> None:
         """Copies what comes first of a row that will soon be streamed under the same key, unless it is here.

@@ -56,6 +56,7 @@ class TieredAttention(AttentionCache):
 
     def _append_token(self, position: int, keys: Tensor, values: Tensor) -> None:
         table = self._kv.page_table
+        self._store.use_slots()
         block, slots = position // self._kv.block_size, self._store.slot_table(len(table))
         count = recent_blocks(self._compressed, self._kv.block_size)
         recent = recent_before(block, count, self._kv_heads).to(table.device)
@@ -102,7 +103,7 @@ class TieredAttention(AttentionCache):
     def context(self, length: int) -> Tensor:
         """Pages [N, Hkv, 2, B, D] of the first `length` tokens in order, which one buffer has room for."""
         count = self.num_blocks(length)
-        assert count <= self._store.staging.pages
+        assert count <= self._store.staged_pages
         if self._own is None:
             # A single token has been written to the host by computing.
             history, own = self._kv.numbers[:count], None
@@ -115,9 +116,9 @@ class TieredAttention(AttentionCache):
     def pieces(self, blocks: Tensor) -> Iterator[Piece]:
         """As `AttentionMemory.pieces`; the history is copied once, and what nobody reads is left out."""
         assert self._own is not None
-        own, first, staging = self._own, self._first_own, self._store.staging
+        own, first = self._own, self._first_own
         count, history = first + len(own), self._kv.numbers[:first]
-        if count <= staging.pages or not len(history):
+        if count <= self._store.staged_pages or not len(history):
             pages = self._staged(self._key(self._index), history, own)
             yield Piece(pages, torch.arange(count, device=own.device), 0, count, is_whole=True)
         else:
@@ -125,13 +126,15 @@ class TieredAttention(AttentionCache):
             is_read[blocks.flatten().long()] = True  # -1 is the spare last one
             wanted = is_read[:first].cpu().numpy().nonzero()[0]
             table = torch.arange(count, device=own.device)
-            for start, stop, pages in staging.stream(self._key(self._index), self._layer.host, history, wanted):
+            staging, key = self._store.use_buffers(), self._key(self._index)
+            for start, stop, pages in staging.stream(key, self._layer.host, history, wanted):
                 yield Piece(pages, table - start, start, stop, is_whole=False)
             yield Piece(own, table - first, first, count, is_whole=False)
         self._prefetch(self._index + 1, blocks.shape[1])
 
     def fetched(self, blocks: Tensor, length: int | Tensor) -> tuple[Tensor, Tensor]:
         """Slots as pages, with the blocks [Hkv, K] in them, and the slot of each block."""
+        self._store.use_slots()
         table = self._kv.page_table
         slots = self._store.slot_table(len(table))
         if self._own is not None:
@@ -142,7 +145,7 @@ class TieredAttention(AttentionCache):
     def _staged(self, key: object, history: np.ndarray, own: Tensor | None) -> Tensor:
         """One buffer with the whole history, and the chunk's own pages behind it."""
         pages = self._own
-        for _, _, buffer in self._store.staging.stream(key, self._layer.host, history, None):
+        for _, _, buffer in self._store.use_buffers().stream(key, self._layer.host, history, None):
             pages = buffer
         assert pages is not None
         if own is not None and len(history):
@@ -153,7 +156,7 @@ class TieredAttention(AttentionCache):
         """Asks early for what a layer reads first, where so many tokens are likely to read most of it."""
         history = self._kv.numbers[: self._first_own]
         if self._own is not None and index < self._store.layers and tokens * _PICKS_OF_ITS_OWN >= len(history):
-            self._store.staging.prefetch(self._key(index), self._store.layer(index).host, history)
+            self._store.use_buffers().prefetch(self._key(index), self._store.layer(index).host, history)
 
     def _key(self, index: int) -> tuple[int, int, int]:
         return self._store.round, index, self._first_own

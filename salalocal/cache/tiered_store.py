@@ -1,5 +1,8 @@
 """K and V of all tokens in host memory, and on the device what is read: slots for single tokens, buffers for chunks.
 
+Both are the same memory. A chunk's history passes through all of it, and the next token finds no block there: bringing
+those of one token takes a millisecond or two.
+
 Knows page numbers, not sessions. A page that is written to anew must be forgotten here first.
 """
 
@@ -93,7 +96,6 @@ class TieredStore:
         pool: hands out page numbers.
         host: where all pages are.
         page_shape: Hkv, 2, B and D.
-        staging: the buffers.
         behind: the lane on which what was computed goes to the host.
         outbox: pages of chunks that are on that way.
         round: number of the chunk or token that is being read.
@@ -126,11 +128,17 @@ class TieredStore:
         else:
             codes = KV_CODES[kv]
             self.host = HostMemory(layers, self._strip_shape, torch.uint8, device, segment_bytes, codes)
-        self.staging = Staging(staged_pages, self.page_shape, dtype, device, strip_pages)
         self.behind = Lane(device)
         self.outbox = Outbox(self.behind, self.page_shape, dtype, device)
         self.round = 0
-        self._slots = torch.zeros(layers, slots, 2, block_size, head_dim, dtype=dtype, device=device)
+        row = (2, block_size, head_dim)
+        # Zeros: what is not copied is multiplied by weights of 0.
+        blocks = max(layers * slots, 2 * staged_pages * kv_heads)
+        self._memory = torch.zeros(blocks, *row, dtype=dtype, device=device)
+        self._slots = self._memory[: layers * slots].view(layers, slots, *row)
+        buffers = self._memory[: 2 * staged_pages * kv_heads].view(2, staged_pages, kv_heads, *row)
+        self._staging = Staging(buffers, strip_pages)
+        self._has_slots = True
         # One slot more than there is: what is in none is in that one.
         self._holds = torch.full((layers, slots + 1), -1, dtype=torch.int32, device=device)
         self._stamps = torch.zeros(layers, slots + 1, dtype=torch.int32, device=device)
@@ -147,7 +155,7 @@ class TieredStore:
     @property
     def shares(self) -> Tiers:
         """How device memory is shared out."""
-        return Tiers(self._slots.shape[1], self.staging.pages, self.staging.strip_pages)
+        return Tiers(self._slots.shape[1], self._staging.pages, self._staging.strip_pages)
 
     @property
     def page_bytes(self) -> int:
@@ -167,7 +175,7 @@ class TieredStore:
     @property
     def device_bytes(self) -> int:
         """Bytes of slots and buffers."""
-        return self._slots.nbytes + self.staging.nbytes + self.outbox.nbytes
+        return self._memory.nbytes + self._staging.nbytes + self.outbox.nbytes
 
     @property
     def storage(self) -> tuple[Tensor, ...]:
@@ -216,6 +224,28 @@ class TieredStore:
         self.behind.lead()
         if pages:
             self.outbox.reserve(pages)
+        else:
+            self.use_slots()
+
+    @property
+    def staged_pages(self) -> int:
+        """Pages that one buffer holds."""
+        return self._staging.pages
+
+    def use_buffers(self) -> Staging:
+        """The buffers, for a chunk; until `use_slots` no slot holds anything."""
+        self._has_slots = False
+        return self._staging
+
+    def use_slots(self) -> None:
+        """From here on slots hold what is brought into them, until a chunk uses the buffers."""
+        if self._has_slots:
+            return
+        self._staging.drop()
+        self._holds.fill_(-1)
+        self._stamps.zero_()
+        self._slot_of.fill_(-1)
+        self._has_slots = True
 
     def forget(self, pages: Sequence[int]) -> None:
         """What slots hold of these pages is no longer what the host holds."""
@@ -245,5 +275,5 @@ class TieredStore:
         """Since the beginning; waits for the device."""
         hits, misses = self._counts.sum(0).tolist()
         block_bytes = self.page_bytes // (self.layers * self.kv_heads)
-        fetched, streamed = misses * block_bytes, self.staging.copied_bytes
+        fetched, streamed = misses * block_bytes, self._staging.copied_bytes
         return Traffic(hits, misses, fetched, streamed, self.host.pin_seconds)

@@ -68,7 +68,7 @@ def test_any_row_comes_through(count: int, pages: int, prefetched: bool, everyth
     generator = np.random.default_rng(seed)
     numbers = generator.permutation(40)[:count].astype(np.int64)
     wanted = None if everything else np.flatnonzero(generator.random(count) < 0.3)
-    staging = Staging(pages, (1, 2, 2, 2), torch.float32, CPU)
+    staging = Staging(torch.zeros(2, pages, 1, 2, 2, 2))
     if seed % 2:  # something else was there before
         for _ in staging.stream("before", host(40), np.arange(17), None):
             pass
@@ -102,7 +102,7 @@ def test_any_row_of_codes_comes_through(count: int, pages: int, strip_pages: int
     values = torch.arange(40).float().view(-1, 1, 1, 1, 1).expand(-1, 1, 2, 2, 2).contiguous()
     strips = pack_pages(values, torch.int8)
     memory = HostPages(list(strips.split(5)), torch.zeros(9, dtype=torch.int64), True, torch.int8)
-    staging = Staging(pages, (1, 2, 2, 2), torch.float32, CPU, strip_pages)
+    staging = Staging(torch.zeros(2, pages, 1, 2, 2, 2), strip_pages)
     seen: list[int] = []
     for start, stop, found in staging.stream("this", memory, numbers, wanted):
         inside = [place for place in range(start, stop) if wanted is None or place in wanted]
@@ -113,11 +113,11 @@ def test_any_row_of_codes_comes_through(count: int, pages: int, strip_pages: int
         seen += inside
     assert seen == (list(range(count)) if wanted is None else wanted.tolist())
     assert staging.copied_bytes >= len(seen) * 2 * 2 * (2 + 2)
-    assert staging.nbytes == 2 * pages * 8 * 4 + strip_pages * 16
+    assert staging.nbytes == strip_pages * 16
 
 
 def test_what_was_asked_for_early_is_not_copied_again() -> None:
-    staging, row = Staging(4, (1, 2, 2, 2), torch.float32, CPU), np.arange(10)
+    staging, row = Staging(torch.zeros(2, 4, 1, 2, 2, 2)), np.arange(10)
     staging.prefetch("this", host(10), row)
     nothing = host(0)
     found = staging.stream("this", nothing, row[:8], None)

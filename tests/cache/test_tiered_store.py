@@ -119,3 +119,30 @@ def test_spans_are_kept_and_given_back() -> None:
     assert torch.equal(fork.span(1, 8, 30), values), "the last block was copied"
     fork.keep_span(1, 28, torch.zeros(2, 2, 2, 3))
     assert torch.equal(cache.span(1, 8, 30), values)
+
+
+def test_slots_and_buffers_are_the_same_memory() -> None:
+    tiers = store()
+    cache = TieredCache(tiers)
+    cache.extend(0, 24)
+    for number in range(6):
+        tiers.host.layer(0).page(number).fill_(number + 1)
+    blocks = torch.tensor([[0, 2, 5], [1, 2, 5]], dtype=torch.int32)
+
+    def fetched() -> list[list[float]]:
+        cache.extend(24, 25)
+        table = tiers.slot_table(7)
+        tiers.layer(0).fetch(blocks, cache.page_table, 25, table)
+        slots = tiers.layer(0).pool.slots
+        return [[slots[table[head, block]].mean().item() for block in blocks[head]] for head in range(2)]
+
+    expected = [[1, 3, 6], [2, 3, 6]]
+    assert fetched() == expected
+    assert fetched() == expected
+    assert (tiers.traffic.hits, tiers.traffic.misses) == (6, 6)
+    staging = tiers.use_buffers()
+    for start, stop, pages in staging.stream("a row", tiers.host.layer(0), cache.numbers[:6], None):
+        assert pages[: stop - start].flatten(1).mean(1).tolist() == [1, 2, 3, 4, 5, 6][start:stop]
+    assert fetched() == expected
+    assert (tiers.traffic.hits, tiers.traffic.misses) == (6, 12), "what the buffers held is in no slot"
+    assert staging._held == [None, None], "nor is a slot taken for what was staged"

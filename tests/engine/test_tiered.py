@@ -298,8 +298,8 @@ def test_cancelled_and_failed_chunks_leave_nothing(
 
 
 def test_refusals(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DoesNotFit, match="kv_budget is 5,000 bytes, and one step") as caught:
-        salalocal.load(folder, device="cpu", dtype="float32", kv_budget=5000)
+    with pytest.raises(DoesNotFit, match="kv_budget is 3,000 bytes, and one step") as caught:
+        salalocal.load(folder, device="cpu", dtype="float32", kv_budget=3000)
     engine = salalocal.load(folder, device="cpu", dtype="float32", kv_budget=caught.value.needed_bytes)
     assert engine._tiers is not None
     assert engine._tiers.device_bytes <= caught.value.needed_bytes
