@@ -60,6 +60,7 @@ class Plan:
         is_lean: the model is as `load` makes it where the card has hardly room for it.
         rates: of this card, for what a plan says beside what is measured; None: it says nothing.
         kv: how they are kept there, as the engine's.
+        is_pinned: host memory is page-locked; if not, all is as where CUDA refuses that.
     """
 
     lengths: tuple[int, ...]
@@ -73,13 +74,24 @@ class Plan:
     is_lean: bool = False
     rates: Rates | None = None
     kv: str = "full"
+    is_pinned: bool = True
 
 
 def missing(plan: Plan, table: LongTable, device: str) -> list[LongRow]:
     """The rows of `plan` that `table` lacks, without figures; shorter texts first."""
     rows = (
         LongRow(
-            "salalocal", tokens, kind, plan.prefill, plan.gpu_memory, plan.chunk_tokens, False, device, "", kv=plan.kv
+            "salalocal",
+            tokens,
+            kind,
+            plan.prefill,
+            plan.gpu_memory,
+            plan.chunk_tokens,
+            False,
+            device,
+            "",
+            kv=plan.kv,
+            is_pinned=plan.is_pinned,
         )
         for kind in plan.selections
         for tokens in sorted(plan.lengths)
@@ -122,7 +134,7 @@ def time_texts(
 def _planned(row: LongRow, network: Network, plan: Plan) -> LongRow:
     """The row with what a plan says of its setting."""
     rates, config, item_bytes = plan.rates, network.config, network.dtype.itemsize
-    if rates is None or (plan.prefill != "full" and plan.prefill not in rates.narrow_flop):
+    if rates is None or not plan.is_pinned or (plan.prefill != "full" and plan.prefill not in rates.narrow_flop):
         return row
     away = None
     if plan.kv_budget is not None:
@@ -152,7 +164,7 @@ def _reading(network: Network, rows: list[LongRow], plan: Plan) -> Iterator[Long
     selections = _made(config, rows[-1].selection, device)
     model = network if selections is None else replaying(network, selections)
     length = rows[-1].tokens
-    tiers = _tiers(network, plan.kv_budget, plan.kv)
+    tiers = _tiers(network, plan)
     _warm_up(model, length, plan.chunk_tokens, tiers)
     session = open_session(model, length + _WARM_UP_STEPS + plan.steps, plan.chunk_tokens, tiers)
     ids = made_ids(config, length)
@@ -223,11 +235,14 @@ def _made(config: ModelConfig, selection: str, device: torch.device) -> MadeSele
     return MadeSelections(config, *shares, device)
 
 
-def _tiers(network: Network, kv_budget: int | None, kv: str) -> TieredStore | None:
+def _tiers(network: Network, plan: Plan) -> TieredStore | None:
     config, dtype = network.config, network.dtype
-    if kv_budget is None:
+    if plan.kv_budget is None:
         return None
-    return make_tiers(config, dtype, network.device, kv_tiers.tiers(config, dtype.itemsize, kv_budget, kv), kv)
+    shares = kv_tiers.tiers(config, dtype.itemsize, plan.kv_budget, plan.kv)
+    tiers = make_tiers(config, dtype, network.device, shares, plan.kv)
+    tiers.host.is_readable = plan.is_pinned
+    return tiers
 
 
 def open_session(network: Network, max_tokens: int, chunk_tokens: int, tiers: TieredStore | None = None) -> Session:

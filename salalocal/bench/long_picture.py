@@ -115,9 +115,10 @@ def _curves(rows: Sequence[LongRow]) -> dict[Key, dict[int, float]]:
 
 
 def _name(setting: Key) -> str:
-    model, selection, prefill, gpu_memory, chunk, _, kv = setting
+    model, selection, prefill, gpu_memory, chunk, _, kv, is_pinned = setting
     if model != "salalocal":
         return str(model)
     cap = f", {int(str(gpu_memory)) / 2**30:g} GiB" if gpu_memory else ""
     kept = f", K and V in {kv}" if kv != "full" else ""
+    kept += "" if is_pinned else ", not page-locked"
     return f"{selection}, {prefill}{cap}{kept}, chunks of {format_length(int(str(chunk)))}"

@@ -72,6 +72,7 @@ class LongRow:
         planned_seconds, planned_tokens_per_second: what the plan for this setting says, from rates that `bench machine`
             measured on the same card; None where it was not run, or where a format or the bus is not among them.
         kv: how K/V is kept in main memory, as the engine's.
+        is_pinned: page-locked there, where the card reads it by itself.
     """
 
     model: Model
@@ -98,12 +99,14 @@ class LongRow:
     planned_seconds: float | None = None
     planned_tokens_per_second: float | None = None
     kv: str = "full"
+    is_pinned: bool = True
 
     @property
     def setting(self) -> Key:
         """All that rows of one curve have in common."""
         prefill = self.prefill if self.model == "salalocal" else ""
-        return self.model, self.selection, prefill, self.gpu_memory, self.chunk_tokens, self.device, self.kv
+        kept = self.kv, self.is_pinned
+        return self.model, self.selection, prefill, self.gpu_memory, self.chunk_tokens, self.device, *kept
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -193,8 +196,8 @@ def _ratio(planned: float | None, measured: float | None) -> float | None:
 
 def _row(data: dict[str, object]) -> LongRow:
     known = {item.name for item in fields(LongRow)}
-    # Rows from before there were plans beside them.
-    data = dict.fromkeys(_PLANNED) | data
+    # Rows from before there were plans beside them, or memory that is not page-locked.
+    data = dict.fromkeys(_PLANNED) | {"is_pinned": True} | data
     if set(data) != known:
         raise TypeError(f"fields {', '.join(sorted(set(data) ^ known))}")
     traffic = {name: data[name] and Traffic(**data[name]) for name in ("prefill_traffic", "decode_traffic")}  # type: ignore[arg-type]

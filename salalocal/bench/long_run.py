@@ -88,6 +88,8 @@ def under_cap(plan: Plan, config: ModelConfig, device: torch.device) -> Plan:
     if plan.gpu_memory is None:
         if plan.kv != "full":
             raise InvalidRequest(f"kv in {plan.kv} is for K and V in main memory: give --gpu-memory, or leave --kv out")
+        if not plan.is_pinned:
+            raise InvalidRequest("--unpinned is for K and V in main memory: give --gpu-memory, or leave it out")
         return plan
     item_bytes = torch.bfloat16.itemsize
     leanest = planner.footprint(config, item_bytes, plan.chunk_tokens, is_lean=True)

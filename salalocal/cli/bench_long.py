@@ -43,6 +43,10 @@ def long(
     prefill: PrefillOption = "full",
     gpu_memory: GpuMemoryOption = None,
     kv: KvOption = "full",
+    unpinned: Annotated[
+        bool,
+        typer.Option("--unpinned", help="Leave main memory as it is where page-locking is refused: what that costs."),
+    ] = False,
     chunk: Annotated[
         str, typer.Option("--chunk", metavar="N", help="Tokens read at once; 8K is what the engine takes by itself.")
     ] = "8K",
@@ -95,6 +99,7 @@ def long(
         chunk_tokens=_chunk(chunk),
         gpu_memory=parse_gpu_memory(gpu_memory),
         kv=kv,
+        is_pinned=not unpinned,
         staged=staged,
     )
     peer_lengths = () if peer is None else parse_lengths(peer, _LEAST, _MOST)
@@ -182,7 +187,8 @@ def _line(row: LongRow, table: LongTable) -> str:
         f"{_planned(row.planned_tokens_per_second, row.plan_decode_ratio, '.0f'):>11} {_cell(ratio, '.2f'):>7}"
     )
     kept = "" if row.kv == "full" else f"K and V in {row.kv}"
-    return "  ".join(filter(None, (cells.rstrip(), kept, row.note)))
+    locked = "" if row.is_pinned else "not page-locked"
+    return "  ".join(filter(None, (cells.rstrip(), kept, locked, row.note)))
 
 
 def _cell(value: float | None, form: str) -> str:

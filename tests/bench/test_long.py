@@ -275,3 +275,8 @@ def test_k_and_v_in_host_memory_are_counted(network: Network) -> None:
     assert rounded.setting != found[300_000].setting
     assert rounded.prefill_traffic is not None
     assert rounded.prefill_traffic.nbytes < 0.7 * found[300_000].prefill_traffic.nbytes
+    plan, table = replace(plan, kv="full", is_pinned=False), LongTable(None)
+    time_texts(network, plan, table, "a card", "run", lambda _: None)
+    (unpinned,) = table.rows
+    assert not unpinned.is_pinned
+    assert unpinned.setting != found[300_000].setting

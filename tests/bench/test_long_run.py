@@ -118,3 +118,5 @@ def test_an_8_bit_format_that_the_card_lacks() -> None:
 def test_8_bits_of_keys_and_values_that_stay_on_the_card() -> None:
     with pytest.raises(InvalidRequest, match="kv in int8 is for K and V in main memory: give --gpu-memory"):
         run(Plan((128,), kv="int8"), (), LongTable(None))
+    with pytest.raises(InvalidRequest, match="--unpinned is for K and V in main memory: give --gpu-memory"):
+        run(Plan((128,), is_pinned=False), (), LongTable(None))
