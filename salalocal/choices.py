@@ -23,8 +23,8 @@ class Choice:
         sizes: what it takes.
         unpacks: packed weights are turned into plain ones when they are read.
         longest_tokens: by memory and by the trained length of RoPE attention; 0 where not even the weights fit.
-        kv_device_bytes: where K and V are in main memory, the least that the device needs for them; None where they
-            are on the device.
+        kv_device_bytes: where K and V are in main memory, what the device has for them; None where they are on the
+            device.
     """
 
     config: ModelConfig
@@ -81,17 +81,15 @@ def choose_tiered(
 ) -> Choice | None:
     """How `load` would take `config` under a cap with K and V in main memory, of which `host_bytes` are free.
 
-    None where that is not to be had.
+    None where that is not to be had, or where `load` keeps them on the device.
     """
-    least = least_kv_bytes(config, item_bytes, kv)
-    if not least:
+    taken = capped(config, item_bytes, available_bytes, is_narrow=is_narrow, kv=kv)
+    least, budget = least_kv_bytes(config, item_bytes, kv), taken.kv_budget
+    if budget is None or not least or budget < least:
         return None
-    taken = capped(config, item_bytes, available_bytes, is_narrow=is_narrow)
     sizes = with_kv(config, taken.sizes, kv)
-    choice = Choice(config, sizes, False, 0, least)
+    choice = Choice(config, sizes, False, 0, budget)
     left = available_bytes - choice.device_bytes(0)
-    if left <= 0:
-        return None
     longest = int(min(left / sizes.compressed_token_bytes, host_bytes / sizes.host_token_bytes))
     trained = config.rope_positions
     return replace(choice, longest_tokens=longest if trained is None else min(longest, trained))

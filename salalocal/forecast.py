@@ -5,7 +5,7 @@ Pure arithmetic over `choices`, `kv_tiers`, `times` and `saved_size`: no torch, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from salalocal import times
@@ -14,9 +14,12 @@ from salalocal.choices import Choice, choose, choose_tiered, packed
 from salalocal.config import ModelConfig
 from salalocal.errors import InvalidRequest
 from salalocal.kv_tiers import LONG_CONTEXT_TOKENS, Tiers, capped, host_token_bytes, kv_budget, tiers
-from salalocal.planner import default_chunk
+from salalocal.planner import default_chunk, footprint, usable_gpu_bytes
 from salalocal.saved_size import saved_bytes
 from salalocal.times import Rates, Times
+
+# Caps that people type.
+_CAP_STEP = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Setting:
         total_bytes: weights and one session, on the device it runs on.
         times: None without measured rates; where K and V are in main memory, without those of the bus.
         saved_bytes: of the session on the disk, where it is saved.
+        gpu_memory: the cap that puts K and V in main memory, where they would be on the device; None: as asked.
     """
 
     packing: Literal["int8", "int4"] | None
@@ -36,6 +40,7 @@ class Setting:
     total_bytes: int
     times: Times | None
     saved_bytes: int
+    gpu_memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,8 @@ class Plan:
 def make_plan(config: ModelConfig, tokens: int, place: Place) -> Plan:
     """Plans a session of `tokens` tokens of `config`.
 
-    Settings near it are the longest context that fits as the model is, and the mildest packing that fits them all or
-    else the one that fits most.
+    Settings near it are the longest context that fits as the model is, a cap under which a longer one does, and the
+    mildest packing that fits them all or else the one that fits most.
 
     Raises:
         InvalidRequest: the place keeps K and V in 8 bits, and they would not be in main memory.
@@ -119,6 +124,13 @@ def make_plan(config: ModelConfig, tokens: int, place: Place) -> Plan:
         obstacle = "positions"
     nearest = [_setting(choice, None, choice.longest_tokens, place)] if choice.longest_tokens else []
     best = choice.longest_tokens
+    lower = under_a_cap(config, place)
+    if lower is not None:
+        cap, other_place = lower
+        other = _choose(config, tokens, other_place)
+        if other.longest_tokens > best:
+            best = other.longest_tokens
+            nearest.append(replace(_setting(other, None, min(best, tokens), other_place), gpu_memory=cap))
     added: Setting | None = None
     for packing in ("int8", "int4"):
         smaller = packed(config, packing)
@@ -129,6 +141,23 @@ def make_plan(config: ModelConfig, tokens: int, place: Place) -> Plan:
             best = other.longest_tokens
             added = _setting(other, packing, min(best, tokens), place)
     return Plan(asked, choice, obstacle, (*nearest, *([added] if added else [])))
+
+
+def under_a_cap(config: ModelConfig, place: Place) -> tuple[int, Place] | None:
+    """The largest cap under which `load` puts K and V in main memory, and the place that it makes of this one.
+
+    None where they cannot be there, or are already.
+    """
+    if place.host_bytes is None:
+        return None
+    sizes = footprint(config, place.item_bytes, default_chunk(config, on_gpu=True))
+    needed = sizes.total_bytes(LONG_CONTEXT_TOKENS)
+    cap = place.usable_bytes * 2 // _CAP_STEP * _CAP_STEP
+    while cap > 0 and usable_gpu_bytes(cap) >= min(needed, place.usable_bytes):
+        cap -= _CAP_STEP
+    if place.usable_bytes < needed or cap <= 0:
+        return None
+    return cap, replace(place, usable_bytes=usable_gpu_bytes(cap))
 
 
 def _choose(config: ModelConfig, tokens: int, place: Place) -> Choice:
@@ -172,12 +201,8 @@ def _expected(choice: Choice, tokens: int, place: Place) -> Times | None:
         return None
     chunk, away, prefill = default_chunk(config, on_gpu=place.on_gpu), None, _prefill(config, place)
     if choice.kv_device_bytes is not None:
-        taken = capped(config, place.item_bytes, place.usable_bytes, is_narrow=prefill != "full")
-        chunk, budget = taken.chunk_tokens, taken.kv_budget
-        if tokens > LONG_CONTEXT_TOKENS:
-            # `load` makes no room for it, and its compressed keys leave less.
-            budget = kv_budget(config, taken.sizes, place.usable_bytes, tokens)
-        shares = tiers(config, place.item_bytes, max(budget or 0, choice.kv_device_bytes), place.kv)
+        chunk = capped(config, place.item_bytes, place.usable_bytes, is_narrow=prefill != "full").chunk_tokens
+        shares = tiers(config, place.item_bytes, choice.kv_device_bytes, place.kv)
         away = kv_away(config, place.item_bytes, shares, place.kv)
     return times.predict(
         config, rates, tokens, chunk, place.item_bytes, unpacked=choice.unpacks, prefill=prefill, away=away

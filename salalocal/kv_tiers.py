@@ -13,14 +13,17 @@ from salalocal.planner import Footprint, default_chunk, footprint
 
 _LEAST_GPU_CHUNK_TOKENS = 2048
 _AMPLE_KV_BYTES = 160 << 20
+# What K/V is to have before compressed keys get more than those of LONG_CONTEXT_TOKENS.
+_ENOUGH_KV_BYTES = 512 << 20
 # No buffer is larger than what a bus brings in 20 ms.
 _MOST_STAGED_BYTES = 1 << 30
 # Pages of 8-bit codes that are on the device at once, on their way into a buffer: 16 MiB of the released model's.
 _STRIP_PAGES = 512
 # How K and V may be kept in host memory.
 KV_KINDS = ("full", "int8", "fp8")
-# What a card shared between K/V and compressed keys is to have room for.
+# What a card shared between K/V and compressed keys is to have room for, and at most where it is larger.
 LONG_CONTEXT_TOKENS = 1 << 20
+_LONGEST_CONTEXT_TOKENS = 1 << 21
 
 
 def kv_budget(
@@ -39,8 +42,7 @@ def kv_budget(
     """
     if config.sparse is None or sizes.total_bytes(tokens) <= available_bytes:
         return None
-    fixed = sizes.weight_bytes + sizes.session_bytes + sizes.workspace_bytes + sizes.streaming_bytes
-    return max(0, available_bytes - fixed - sizes.compressed_bytes(tokens))
+    return max(0, _shared_bytes(sizes, available_bytes) - sizes.compressed_bytes(tokens))
 
 
 @dataclass(frozen=True)
@@ -62,25 +64,49 @@ def capped(
     config: ModelConfig,
     item_bytes: int,
     available_bytes: int,
-    tokens: int = LONG_CONTEXT_TOKENS,
+    tokens: int | None = None,
     *,
     is_narrow: bool = False,
+    kv: str = "full",
 ) -> Capped:
     """How `config` is taken on a card with so much for weights and caches, for a context of `tokens`.
 
     Where K/V of a long context fits beside them, all is as without a cap. Else the model is lean, and a chunk has fewer
     tokens where more would leave K/V hardly any room.
+
+    Without `tokens` the context is one of a million; of two where that leaves K/V enough, and a shorter one where a
+    million would leave less than a step needs.
     """
     chunk = default_chunk(config, on_gpu=True)
     sizes = footprint(config, item_bytes, chunk)
-    if kv_budget(config, sizes, available_bytes, tokens) is None:
+    if kv_budget(config, sizes, available_bytes, tokens or LONG_CONTEXT_TOKENS) is None:
         return Capped(chunk, sizes, None)
     while True:
         sizes = footprint(config, item_bytes, chunk, is_lean=True, is_narrow=is_narrow)
-        budget = kv_budget(config, sizes, available_bytes, tokens)
-        if budget is None or budget >= _AMPLE_KV_BYTES or chunk <= _LEAST_GPU_CHUNK_TOKENS:
-            return Capped(chunk, sizes, budget)
+        shared = _shared_bytes(sizes, available_bytes)
+        longest = tokens or _longest_beside(_ENOUGH_KV_BYTES, shared, sizes)
+        budget = max(0, shared - sizes.compressed_bytes(longest))
+        if budget >= _AMPLE_KV_BYTES or chunk <= _LEAST_GPU_CHUNK_TOKENS:
+            return Capped(chunk, sizes, budget if tokens else _or_least(budget, shared, config, item_bytes, kv))
         chunk //= 2
+
+
+def _shared_bytes(sizes: Footprint, available_bytes: int) -> int:
+    """What a card has for K/V and compressed keys together."""
+    fixed = sizes.weight_bytes + sizes.session_bytes + sizes.workspace_bytes + sizes.streaming_bytes
+    return available_bytes - fixed
+
+
+def _longest_beside(kv_bytes: int, shared_bytes: int, sizes: Footprint) -> int:
+    """Tokens whose compressed keys leave K/V so much, within what a card is to have room for."""
+    longest = int((shared_bytes - kv_bytes) / sizes.compressed_token_bytes) if sizes.compressed_token_bytes else 0
+    return max(LONG_CONTEXT_TOKENS, min(_LONGEST_CONTEXT_TOKENS, longest))
+
+
+def _or_least(budget: int, shared_bytes: int, config: ModelConfig, item_bytes: int, kv: str) -> int:
+    """A budget that a step can do with, where there is as much."""
+    least = least_kv_bytes(config, item_bytes, kv)
+    return max(budget, least) if shared_bytes >= least else budget
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salalocal.choices import packed
+from salalocal.choices import choose_tiered, packed
 from salalocal.config import ModelConfig
 from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.hub import find_config
-from salalocal.kv_tiers import Capped, Tiers, capped, kv_budget, tiers, with_kv
+from salalocal.kv_tiers import Capped, Tiers, capped, kv_budget, least_kv_bytes, tiers, with_kv
 from salalocal.planner import footprint, usable_gpu_bytes
 
 RELEASED = ModelConfig.from_json(find_config("openbmb/MiniCPM-SALA"))
@@ -79,12 +79,44 @@ def test_a_million_tokens_on_a_card_of_8_gib() -> None:
     assert taken.chunk_tokens == 8192
     assert sizes.has_host_table
     assert capped(config, 2, 80 << 30) == Capped(8192, footprint(config, 2, 8192), None)
-    assert budget == kv_budget(config, sizes, usable)
+    assert budget == kv_budget(config, sizes, usable, 2 << 20), "compressed keys of two million have their room too"
     assert budget is not None
-    assert budget > 160 << 20
+    assert budget > 512 << 20
     tiers(config, 2, budget)
     left = usable - sizes.weight_bytes - budget
-    assert sizes.longest_tiered(left, 10 << 30) >= 1 << 20
+    assert sizes.longest_tiered(left, 20 << 30) == 2 << 20
     assert sizes.longest_tiered(left, 5 << 30) < 1 << 20, "the host's memory may be what is short"
+    assert capped(config, 2, usable, 1 << 20).kv_budget == kv_budget(config, sizes, usable)
     assert kv_budget(config, sizes, 24 << 30) is None
     assert kv_budget(RELEASED, footprint(RELEASED, 2, 8192), 8 << 30) == 0, "the weights alone do not fit"
+
+
+@pytest.mark.parametrize(
+    ("gib", "longest"),
+    [(7.25, 1 << 20), (8, 2 << 20), (11.25, 2 << 20)],
+)
+def test_the_plan_has_the_room_that_load_makes(gib: float, longest: int) -> None:
+    config = packed(RELEASED, "int4")
+    assert config is not None
+    usable = usable_gpu_bytes(int(gib * 2**30))
+    choice, taken = choose_tiered(config, 2, usable, 64 << 30), capped(config, 2, usable)
+    assert choice is not None
+    assert (choice.longest_tokens, choice.kv_device_bytes) == (longest, taken.kv_budget)
+    assert choice.device_bytes(longest) <= usable
+
+
+def test_a_short_context_on_a_small_card() -> None:
+    """Where a million tokens leave K and V nothing, they have what one step needs, and the context is shorter."""
+    config = packed(RELEASED, "int4")
+    assert config is not None
+    leanest = footprint(config, 2, 2048, is_lean=True)
+    fixed = leanest.weight_bytes + leanest.session_bytes + leanest.workspace_bytes + leanest.streaming_bytes
+    least = least_kv_bytes(config, 2)
+    usable = fixed + least + (100 << 20)
+    assert capped(config, 2, usable) == Capped(2048, leanest, least)
+    choice = choose_tiered(config, 2, usable, 64 << 30)
+    assert choice is not None
+    assert choice.longest_tokens == (100 << 20) // 360
+    tiers(config, 2, least)
+    assert capped(config, 2, usable, 1 << 20).kv_budget == 0, "a text of a million would leave nothing"
+    assert choose_tiered(config, 2, fixed + least - 1, 64 << 30) is None

@@ -14,7 +14,7 @@ from salalocal.cli.options import JsonOption
 from salalocal.cli.terminal import print_json, print_note, stdout
 from salalocal.config import ModelConfig
 from salalocal.evaluate.lengths import format_length, parse_lengths
-from salalocal.forecast import Place, make_plan
+from salalocal.forecast import Place, make_plan, under_a_cap
 from salalocal.hub import find_config
 from salalocal.planner import usable_gpu_bytes
 
@@ -82,6 +82,10 @@ def card_row(card: Card, config: ModelConfig, tokens: int) -> CardRow:
     rates = card.rates(config)
     place = Place(True, 2, usable_gpu_bytes(card.memory_bytes), rates, _HOST_BYTES)
     planned = make_plan(config, tokens, place)
+    lower = None if planned.fits else under_a_cap(config, place)
+    if lower is not None:
+        _, place = lower
+        planned = make_plan(config, tokens, place)
     times = {}
     for prefill in _PREFILLS:
         if prefill == "full" or prefill in rates.narrow_flop:

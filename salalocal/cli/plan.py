@@ -210,8 +210,10 @@ def _verdict(planned: Plan, where: Where) -> str:
 
 
 def _option(setting: Setting) -> str:
-    packing = f"packed ('salalocal quantize --format {setting.packing}'), " if setting.packing else ""
-    text = f"{packing}{setting.tokens:,} tokens in {human_size(setting.total_bytes)}"
+    how = f"packed ('salalocal quantize --format {setting.packing}'), " if setting.packing else ""
+    if setting.gpu_memory is not None:
+        how += f"with --gpu-memory {setting.gpu_memory / 2**30:g}GiB, keys and values in main memory, "
+    text = f"{how}{setting.tokens:,} tokens in {human_size(setting.total_bytes)}"
     return text if setting.times is None else f"{text}; the answer begins {_expectation(setting)}"
 
 

@@ -28,7 +28,6 @@ from salalocal.engine.tally import AttentionTally
 from salalocal.errors import Cancelled, ContextTooLong, DoesNotFit, InvalidRequest
 from salalocal.evidence import QuoteIndex, read_passages
 from salalocal.forecast import Place, kv_away, make_plan
-from salalocal.kv_tiers import LONG_CONTEXT_TOKENS
 from salalocal.model.network import Network
 from salalocal.planner import Footprint
 from salalocal.saved_size import CHECKPOINT_EVERY_TOKENS
@@ -156,11 +155,12 @@ class Engine:
         usable = available_bytes(self.device) + self.weight_bytes - table_bytes
         host = available_bytes(torch.device("cpu")) if on_gpu else None
         planned = make_plan(self.config, tokens, Place(on_gpu, self.dtype.itemsize, usable, None, host))
-        # `load` decides for contexts of so many tokens.
-        if planned.fits and planned.host_bytes and self._tiers is None and tokens <= LONG_CONTEXT_TOKENS:
-            return "with --gpu-memory keys and values go to main memory, where it fits"
-        packings = (near.packing for near in planned.nearest if near.packing is not None and near.tokens >= tokens)
-        packing = next(packings, None)
+        enough = [near for near in planned.nearest if near.tokens >= tokens]
+        caps = [""] if planned.fits and planned.host_bytes else []
+        caps += [f" {near.gpu_memory / 2**30:g}GiB" for near in enough if near.gpu_memory]
+        if caps and self._tiers is None:
+            return f"with --gpu-memory{caps[0]} keys and values go to main memory, where it fits"
+        packing = next((near.packing for near in enough if near.packing), None)
         return None if packing is None else f"packed ('salalocal quantize --format {packing}') it fits"
 
     def max_context_tokens(self) -> int:

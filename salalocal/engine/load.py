@@ -90,7 +90,8 @@ def load(
         leanest = footprint(config, kind.itemsize, chunk, is_lean=True)
         cap_memory(where, gpu_memory, leanest.weight_bytes, path.name)
         if kv_budget is None:
-            taken = kv_tiers.capped(config, kind.itemsize, available_bytes(where), is_narrow=prefill != "full")
+            free = available_bytes(where)
+            taken = kv_tiers.capped(config, kind.itemsize, free, is_narrow=prefill != "full", kv=kv)
             chunk, sizes, kv_budget = taken.chunk_tokens, taken.sizes, taken.kv_budget
     if kv != "full" and kv_budget is None:
         raise InvalidRequest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,7 +109,7 @@ def test_a_gpu_that_is_not_here(run: Run, measured: list[str]) -> None:
     outcome = run("plan", RELEASED, "--context", "1M", "--gpu-memory", "24GiB")
     assert outcome.code == 0
     assert measured == []
-    assert "keys and values       80.1 MiB       9.0 GiB" in outcome.out
+    assert re.search(r"keys and values +[\d.]+ GiB +9\.0 GiB", outcome.out)
     assert "It fits; the longest context that does is" in outcome.out
     assert "keys and values are in main memory" in outcome.err
     assert "no times: they come from rates measured on the GPU itself" in outcome.err
@@ -117,13 +118,16 @@ def test_a_gpu_that_is_not_here(run: Run, measured: list[str]) -> None:
     assert (data["device"], data["dtype"], data["times"], data["rates"]) == ("cuda", "bfloat16", None, None)
     assert sum(data["bytes"]["gpu"].values()) == data["total_bytes"]
     assert [name for name, count in data["bytes"]["host"].items() if count] == ["keys_and_values"]
+    # What is left on the GPU when compressed keys of two million tokens have their room: 360 bytes each.
+    assert data["usable_bytes"] - data["total_bytes"] == 360 << 20
+    assert data["longest_context_tokens"] == 2 << 20
 
 
 def test_8_bits_in_main_memory(run: Run, measured: list[str]) -> None:
     del measured
     outcome = run("plan", RELEASED, "--context", "1M", "--gpu-memory", "24GiB", "--kv", "int8")
     assert outcome.code == 0
-    assert "keys and values       84.2 MiB       4.6 GiB" in outcome.out
+    assert re.search(r"keys and values +[\d.]+ GiB +4\.6 GiB", outcome.out)
     assert "keys and values are in main memory, in int8" in outcome.err
     assert run("plan", RELEASED, "--gpu-memory", "24GiB", "--kv", "fp8", "--json").data["kv"] == "fp8"
     outcome = run("plan", RELEASED, "--gpu-memory", "80GiB", "--kv", "int8")
@@ -152,7 +156,22 @@ def test_a_small_gpu_that_is_not_here(run: Run, measured: list[str]) -> None:
     assert outcome.code == 1
     assert measured == []
     assert "It does not fit: 28.5 GiB are needed and 7.1 GiB usable. What does:" in outcome.out
-    assert "packed ('salalocal quantize --format int4'), 1,048,576 tokens in 6.1 GiB" in outcome.out
+    assert "packed ('salalocal quantize --format int4'), 1,048,576 tokens in 6.8 GiB" in outcome.out
+
+
+def test_a_longer_context_with_a_smaller_cap(run: Run, measured: list[str]) -> None:
+    """Of a million tokens all K and V fit on the GPU and stay there; of two million they do not fit."""
+    del measured
+    outcome = run("plan", RELEASED, "--context", "2M", "--gpu-memory", "32GiB")
+    assert outcome.code == 1
+    assert "with --gpu-memory 30.25GiB, keys and values in main memory, 2,097,152 tokens in 28.3 GiB" in outcome.out
+    assert run("plan", RELEASED, "--context", "2M", "--gpu-memory", "30.25GiB").code == 0
+    assert run("plan", RELEASED, "--context", "1M", "--gpu-memory", "30.25GiB", "--json").data["bytes"]["host"][
+        "keys_and_values"
+    ], "K and V of a million are in main memory under that cap"
+    assert not any(
+        run("plan", RELEASED, "--context", "1M", "--gpu-memory", "30.5GiB", "--json").data["bytes"]["host"].values()
+    )
 
 
 def test_nothing_fits(run: Run, measured: list[str]) -> None:

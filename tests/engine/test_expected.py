@@ -17,7 +17,7 @@ from salalocal.engine import load as load_module
 from salalocal.engine.devices import device_name
 from salalocal.engine.engine import Engine
 from salalocal.errors import DoesNotFit
-from salalocal.forecast import Place, Plan, kv_away, make_plan
+from salalocal.forecast import Place, Plan, Setting, kv_away, make_plan
 from salalocal.hub import find_config
 from salalocal.machine import Hardware, Machine
 from salalocal.times import Rates, predict
@@ -74,6 +74,16 @@ def test_a_way_out_is_a_setting_that_fits(monkeypatch: pytest.MonkeyPatch) -> No
     longest = engine.max_context_tokens()
     way_out = engine.way_out(longest + 1)
     assert way_out is None or "salalocal quantize" in way_out
+
+
+def test_a_way_out_is_a_cap_that_puts_keys_and_values_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load()
+    near = Setting(None, 2000, 1, None, 0, gpu_memory=69 << 28)
+    planned = replace(make_plan(engine.config, 1500, Place(True, 4, 1 << 20, None)), nearest=(near,))
+    assert not planned.fits
+    monkeypatch.setattr(engine_module, "make_plan", lambda *_: planned)
+    assert engine.way_out(1500) == "with --gpu-memory 17.25GiB keys and values go to main memory, where it fits"
+    assert engine.way_out(2001) is None
 
 
 def test_an_embedding_table_in_main_memory_gives_the_device_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
