@@ -113,7 +113,7 @@ def make_plan(config: ModelConfig, tokens: int, place: Place) -> Plan:
     Raises:
         InvalidRequest: the place keeps K and V in 8 bits, and they would not be in main memory.
     """
-    choice = _choose(config, tokens, place)
+    choice = _choose(config, place)
     _check_kv(choice, place)
     asked = _setting(choice, None, tokens, place)
     if choice.longest_tokens >= tokens:
@@ -127,7 +127,7 @@ def make_plan(config: ModelConfig, tokens: int, place: Place) -> Plan:
     lower = under_a_cap(config, place)
     if lower is not None:
         cap, other_place = lower
-        other = _choose(config, tokens, other_place)
+        other = _choose(config, other_place)
         if other.longest_tokens > best:
             best = other.longest_tokens
             nearest.append(replace(_setting(other, None, min(best, tokens), other_place), gpu_memory=cap))
@@ -136,7 +136,7 @@ def make_plan(config: ModelConfig, tokens: int, place: Place) -> Plan:
         smaller = packed(config, packing)
         if smaller is None or best >= tokens:
             continue
-        other = _choose(smaller, tokens, place)
+        other = _choose(smaller, place)
         if other.longest_tokens > best:
             best = other.longest_tokens
             added = _setting(other, packing, min(best, tokens), place)
@@ -160,10 +160,10 @@ def under_a_cap(config: ModelConfig, place: Place) -> tuple[int, Place] | None:
     return cap, replace(place, usable_bytes=usable_gpu_bytes(cap))
 
 
-def _choose(config: ModelConfig, tokens: int, place: Place) -> Choice:
-    """With everything on the device, or K and V in main memory where that alone reaches further, or is asked for."""
+def _choose(config: ModelConfig, place: Place) -> Choice:
+    """As `load` does: with everything on the device, or under a cap K and V in main memory, also of short contexts."""
     resident = choose(config, place.item_bytes, place.usable_bytes, on_gpu=place.on_gpu)
-    if place.host_bytes is None or (resident.longest_tokens >= tokens and place.kv == "full"):
+    if place.host_bytes is None:
         return resident
     tiered = choose_tiered(
         config,
@@ -173,9 +173,7 @@ def _choose(config: ModelConfig, tokens: int, place: Place) -> Choice:
         place.kv,
         is_narrow=_prefill(config, place) != "full",
     )
-    if tiered is None or (tiered.longest_tokens <= resident.longest_tokens and place.kv == "full"):
-        return resident
-    return tiered
+    return resident if tiered is None else tiered
 
 
 def _check_kv(choice: Choice, place: Place) -> None:

@@ -152,6 +152,11 @@ def test_8_bits_in_main_memory() -> None:
             make_plan(RELEASED, M, place)
 
 
+def test_load_does_not_know_how_long_a_context_will_be() -> None:
+    assert make_plan(RELEASED, 1 << 16, capped(24, 64)).host_bytes
+    assert not make_plan(RELEASED, 1 << 16, gpu(24)).host_bytes
+
+
 def test_what_fits_stays_on_the_card() -> None:
     assert make_plan(RELEASED, M, capped(80, 64)) == make_plan(RELEASED, M, gpu(80))
     assert make_plan(RELEASED, M, capped(80, 64)).host_bytes == 0

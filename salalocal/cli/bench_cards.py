@@ -78,14 +78,14 @@ def cards(
 
 
 def card_row(card: Card, config: ModelConfig, tokens: int) -> CardRow:
-    """What a packed model takes on a card."""
+    """What a packed model takes on a card: without a cap, with that of the whole card, or with the one that helps."""
     rates = card.rates(config)
-    place = Place(True, 2, usable_gpu_bytes(card.memory_bytes), rates, _HOST_BYTES)
+    free = Place(True, 2, usable_gpu_bytes(card.memory_bytes), rates)
+    whole = replace(free, host_bytes=_HOST_BYTES)
+    lower = under_a_cap(config, whole)
+    places = [free, whole] if lower is None else [free, whole, lower[1]]
+    place = next((place for place in places if make_plan(config, tokens, place).fits), free)
     planned = make_plan(config, tokens, place)
-    lower = None if planned.fits else under_a_cap(config, place)
-    if lower is not None:
-        _, place = lower
-        planned = make_plan(config, tokens, place)
     times = {}
     for prefill in _PREFILLS:
         if prefill == "full" or prefill in rates.narrow_flop:
