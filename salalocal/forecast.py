@@ -33,6 +33,7 @@ class Setting:
         times: None without measured rates; where K and V are in main memory, without those of the bus.
         saved_bytes: of the session on the disk, where it is saved.
         gpu_memory: the cap that puts K and V in main memory, where they would be on the device; None: as asked.
+        host_bytes: K and V in main memory; 0 where they are on the device.
     """
 
     packing: Literal["int8", "int4"] | None
@@ -41,6 +42,7 @@ class Setting:
     times: Times | None
     saved_bytes: int
     gpu_memory: int | None = None
+    host_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -181,15 +183,18 @@ def _check_kv(choice: Choice, place: Place) -> None:
     if place.kv == "full":
         return
     if place.host_bytes is None or kv_budget(choice.config, choice.sizes, place.usable_bytes) is None:
+        lower = under_a_cap(choice.config, place)
+        cap = "a smaller gpu_memory" if lower is None else f"a gpu_memory of {lower[0] / 2**30:g}GiB or less"
         raise InvalidRequest(
-            f"kv in {place.kv} is for K and V in main memory, and here all of them are on the device: give a smaller "
-            "gpu_memory, or leave kv out"
+            f"kv in {place.kv} is for K and V in main memory, and `load` keeps them on the device here: give {cap}, or "
+            "leave kv out"
         )
 
 
 def _setting(choice: Choice, packing: Literal["int8", "int4"] | None, tokens: int, place: Place) -> Setting:
     saved = saved_bytes(choice.config, place.item_bytes, tokens)
-    return Setting(packing, tokens, choice.device_bytes(tokens), _expected(choice, tokens, place), saved)
+    device, host = choice.device_bytes(tokens), choice.host_bytes(tokens)
+    return Setting(packing, tokens, device, _expected(choice, tokens, place), saved, host_bytes=host)
 
 
 def _expected(choice: Choice, tokens: int, place: Place) -> Times | None:

@@ -206,7 +206,8 @@ def _verdict(planned: Plan, where: Where) -> str:
     if planned.obstacle == "positions":
         return f"It does not fit: the model's positions end at {longest:,} tokens. What does:"
     needed, usable = human_size(asked.total_bytes), human_size(where.place.usable_bytes)
-    return f"It does not fit: {needed} are needed and {usable} usable. What does:"
+    what = " What does:" if planned.nearest else ""
+    return f"It does not fit: {needed} are needed and {usable} usable.{what}"
 
 
 def _option(setting: Setting) -> str:
@@ -214,6 +215,8 @@ def _option(setting: Setting) -> str:
     if setting.gpu_memory is not None:
         how += f"with --gpu-memory {setting.gpu_memory / 2**30:g}GiB, keys and values in main memory, "
     text = f"{how}{setting.tokens:,} tokens in {human_size(setting.total_bytes)}"
+    if setting.host_bytes:
+        text += f" and {human_size(setting.host_bytes)} of main memory"
     return text if setting.times is None else f"{text}; the answer begins {_expectation(setting)}"
 
 

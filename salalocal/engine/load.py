@@ -94,6 +94,11 @@ def load(
             taken = kv_tiers.capped(config, kind.itemsize, free, is_narrow=prefill != "full", kv=kv)
             chunk, sizes, kv_budget = taken.chunk_tokens, taken.sizes, taken.kv_budget
     if kv != "full" and kv_budget is None:
+        if where.type != "cuda":
+            raise InvalidRequest(
+                f"kv in {kv} is for K and V in main memory beside a GPU, and {path.name} is to run on the processor: "
+                "leave it out"
+            )
         raise InvalidRequest(
             f"kv in {kv} is for K and V in host memory, and here all of them are on the device: give kv_budget or a "
             "smaller gpu_memory, or leave kv out"

@@ -132,7 +132,7 @@ def test_8_bits_in_main_memory(run: Run, measured: list[str]) -> None:
     assert run("plan", RELEASED, "--gpu-memory", "24GiB", "--kv", "fp8", "--json").data["kv"] == "fp8"
     outcome = run("plan", RELEASED, "--gpu-memory", "80GiB", "--kv", "int8")
     assert outcome.code == 2
-    assert "kv in int8 is for K and V in main memory, and here all of them are on the device" in outcome.err
+    assert "`load` keeps them on the device here: give a gpu_memory of 30.25GiB or less, or leave kv out" in outcome.err
 
 
 def test_a_cap_on_the_gpu_here(run: Run, measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,8 @@ def test_a_small_gpu_that_is_not_here(run: Run, measured: list[str]) -> None:
     assert outcome.code == 1
     assert measured == []
     assert "It does not fit: 28.5 GiB are needed and 7.1 GiB usable. What does:" in outcome.out
-    assert "packed ('salalocal quantize --format int4'), 1,048,576 tokens in 6.8 GiB" in outcome.out
+    packed = "packed ('salalocal quantize --format int4'), 1,048,576 tokens in 6.8 GiB and 9.0 GiB of main memory"
+    assert packed in outcome.out
 
 
 def test_a_longer_context_with_a_smaller_cap(run: Run, measured: list[str]) -> None:
@@ -164,7 +165,10 @@ def test_a_longer_context_with_a_smaller_cap(run: Run, measured: list[str]) -> N
     del measured
     outcome = run("plan", RELEASED, "--context", "2M", "--gpu-memory", "32GiB")
     assert outcome.code == 1
-    assert "with --gpu-memory 30.25GiB, keys and values in main memory, 2,097,152 tokens in 28.3 GiB" in outcome.out
+    assert (
+        "with --gpu-memory 30.25GiB, keys and values in main memory, 2,097,152 tokens in 28.3 GiB and 18.0 GiB of "
+        in outcome.out
+    )
     assert run("plan", RELEASED, "--context", "2M", "--gpu-memory", "30.25GiB").code == 0
     assert run("plan", RELEASED, "--context", "1M", "--gpu-memory", "30.25GiB", "--json").data["bytes"]["host"][
         "keys_and_values"

@@ -177,7 +177,7 @@ def test_a_full_session_is_rounded_when_it_is_restored(
 
 
 def test_refusals(folder: Path, kv: str) -> None:
-    with pytest.raises(InvalidRequest, match=f"kv in {kv} is for K and V in host memory, and here all of them"):
+    with pytest.raises(InvalidRequest, match=f"kv in {kv} is for K and V in main memory beside a GPU"):
         salalocal.load(folder, device="cpu", kv=kv)
     with pytest.raises(InvalidRequest, match="kv is 'int3'; known are full, int8, fp8"):
         salalocal.load(folder, device="cpu", kv="int3", kv_budget=1 << 20)
