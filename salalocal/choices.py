@@ -21,6 +21,7 @@ class Choice:
     Attributes:
         config: with the packing of this choice.
         sizes: what it takes.
+        chunk_tokens: per prefill chunk.
         unpacks: packed weights are turned into plain ones when they are read.
         longest_tokens: by memory and by the trained length of RoPE attention; 0 where not even the weights fit.
         kv_device_bytes: where K and V are in main memory, what the device has for them; None where they are on the
@@ -29,6 +30,7 @@ class Choice:
 
     config: ModelConfig
     sizes: Footprint
+    chunk_tokens: int
     unpacks: bool
     longest_tokens: int
     kv_device_bytes: int | None = None
@@ -37,9 +39,7 @@ class Choice:
         """Bytes on the device of the weights and a session of so many tokens."""
         if self.kv_device_bytes is None:
             return self.sizes.total_bytes(tokens)
-        sizes = self.sizes
-        fixed = sizes.weight_bytes + sizes.session_bytes + sizes.workspace_bytes + sizes.streaming_bytes
-        return fixed + self.kv_device_bytes + sizes.compressed_bytes(tokens)
+        return self.sizes.tiered_bytes + self.kv_device_bytes + self.sizes.compressed_bytes(tokens)
 
     def host_bytes(self, tokens: int) -> int:
         """Bytes of K and V in main memory, where they are there."""
@@ -67,7 +67,7 @@ def choose(config: ModelConfig, item_bytes: int, available_bytes: int, *, on_gpu
     sizes, unpacks = choose_packing(config, item_bytes, chunk, available_bytes, on_gpu=on_gpu)
     longest = sizes.longest_context(available_bytes - sizes.weight_bytes)
     trained = config.rope_positions
-    return Choice(config, sizes, unpacks, longest if trained is None else min(longest, trained))
+    return Choice(config, sizes, chunk, unpacks, longest if trained is None else min(longest, trained))
 
 
 def choose_tiered(
@@ -88,7 +88,7 @@ def choose_tiered(
     if budget is None or not least or budget < least:
         return None
     sizes = with_kv(config, taken.sizes, kv)
-    choice = Choice(config, sizes, False, 0, budget)
+    choice = Choice(config, sizes, taken.chunk_tokens, False, 0, budget)
     left = available_bytes - choice.device_bytes(0)
     longest = int(min(left / sizes.compressed_token_bytes, host_bytes / sizes.host_token_bytes))
     trained = config.rope_positions

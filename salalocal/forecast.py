@@ -13,7 +13,7 @@ from salalocal.bus_times import Away
 from salalocal.choices import Choice, choose, choose_tiered, packed
 from salalocal.config import ModelConfig
 from salalocal.errors import InvalidRequest
-from salalocal.kv_tiers import LONG_CONTEXT_TOKENS, Tiers, capped, host_token_bytes, kv_budget, tiers
+from salalocal.kv_tiers import LONG_CONTEXT_TOKENS, Tiers, host_token_bytes, kv_budget, tiers
 from salalocal.planner import default_chunk, footprint, usable_gpu_bytes
 from salalocal.saved_size import saved_bytes
 from salalocal.times import Rates, Times
@@ -150,16 +150,14 @@ def under_a_cap(config: ModelConfig, place: Place) -> tuple[int, Place] | None:
 
     None where they cannot be there, or are already.
     """
-    if place.host_bytes is None:
-        return None
     sizes = footprint(config, place.item_bytes, default_chunk(config, on_gpu=True))
     needed = sizes.total_bytes(LONG_CONTEXT_TOKENS)
-    cap = place.usable_bytes * 2 // _CAP_STEP * _CAP_STEP
-    while cap > 0 and usable_gpu_bytes(cap) >= min(needed, place.usable_bytes):
-        cap -= _CAP_STEP
-    if place.usable_bytes < needed or cap <= 0:
+    if place.host_bytes is None or place.usable_bytes < needed:
         return None
-    return cap, replace(place, usable_bytes=usable_gpu_bytes(cap))
+    cap = place.usable_bytes * 2 // _CAP_STEP * _CAP_STEP
+    while usable_gpu_bytes(cap) >= needed:
+        cap -= _CAP_STEP
+    return (cap, replace(place, usable_bytes=usable_gpu_bytes(cap))) if cap > 0 else None
 
 
 def _choose(config: ModelConfig, place: Place) -> Choice:
@@ -202,14 +200,14 @@ def _expected(choice: Choice, tokens: int, place: Place) -> Times | None:
     is_away = choice.kv_device_bytes is not None
     if rates is None or (is_away and rates.bus is None):
         return None
-    chunk, away, prefill = default_chunk(config, on_gpu=place.on_gpu), None, _prefill(config, place)
+    away = None
     if choice.kv_device_bytes is not None:
-        chunk = capped(config, place.item_bytes, place.usable_bytes, is_narrow=prefill != "full").chunk_tokens
         shares = tiers(config, place.item_bytes, choice.kv_device_bytes, place.kv)
         away = kv_away(config, place.item_bytes, shares, place.kv)
     return times.predict(
-        config, rates, tokens, chunk, place.item_bytes, unpacked=choice.unpacks, prefill=prefill, away=away
-    )
+        config, rates, tokens, choice.chunk_tokens, place.item_bytes,
+        unpacked=choice.unpacks, prefill=_prefill(config, place), away=away,
+    )  # fmt: skip
 
 
 def _prefill(config: ModelConfig, place: Place) -> str:

@@ -42,7 +42,7 @@ def kv_budget(
     """
     if config.sparse is None or sizes.total_bytes(tokens) <= available_bytes:
         return None
-    return max(0, _shared_bytes(sizes, available_bytes) - sizes.compressed_bytes(tokens))
+    return max(0, available_bytes - sizes.tiered_bytes - sizes.compressed_bytes(tokens))
 
 
 @dataclass(frozen=True)
@@ -83,18 +83,13 @@ def capped(
         return Capped(chunk, sizes, None)
     while True:
         sizes = footprint(config, item_bytes, chunk, is_lean=True, is_narrow=is_narrow)
-        shared = _shared_bytes(sizes, available_bytes)
+        # What K/V and compressed keys have together.
+        shared = available_bytes - sizes.tiered_bytes
         longest = tokens or _longest_beside(_ENOUGH_KV_BYTES, shared, sizes)
         budget = max(0, shared - sizes.compressed_bytes(longest))
         if budget >= _AMPLE_KV_BYTES or chunk <= _LEAST_GPU_CHUNK_TOKENS:
             return Capped(chunk, sizes, budget if tokens else _or_least(budget, shared, config, item_bytes, kv))
         chunk //= 2
-
-
-def _shared_bytes(sizes: Footprint, available_bytes: int) -> int:
-    """What a card has for K/V and compressed keys together."""
-    fixed = sizes.weight_bytes + sizes.session_bytes + sizes.workspace_bytes + sizes.streaming_bytes
-    return available_bytes - fixed
 
 
 def _longest_beside(kv_bytes: int, shared_bytes: int, sizes: Footprint) -> int:

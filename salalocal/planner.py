@@ -84,6 +84,11 @@ class Footprint:
         by_device = max(0, int(left / self.compressed_token_bytes))
         return min(by_device, max(0, int(host_bytes / self.host_token_bytes)))
 
+    @property
+    def tiered_bytes(self) -> int:
+        """Of a session whose K/V is in host memory: all that the device holds but K/V and compressed keys."""
+        return self.weight_bytes + self.session_bytes + self.workspace_bytes + self.streaming_bytes
+
     def longest_context(self, available_bytes: int) -> int:
         """Tokens of one session that fit into `available_bytes` beside the weights already loaded; 0 if none."""
         left = available_bytes - self.session_bytes - self.workspace_bytes

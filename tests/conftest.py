@@ -95,3 +95,15 @@ def _poison_fresh_memory() -> None:
     for owner, names in ((torch, ("empty", "empty_like", "empty_strided")), (torch.Tensor, ("new_empty",))):
         for name in names:
             setattr(owner, name, _poisoned(getattr(owner, name)))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors of tests this small gain nothing from a second thread, and lose tenfold where other processes want its
+    core."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from salalocal.bench.dense_peer import DenseShape
 from salalocal.bench.made_model import packed
 from salalocal.config import ModelConfig
 
 # Blocks of 16; a query reads 8 of them: block 0, the window's 2 and its own, and 4 free picks.
 BLOCK, PICKS, DENSE_LEN = 16, 8, 64
+# A dense peer as small.
+PEER_SHAPE = DenseShape(layers=2, hidden=48, heads=6, kv_heads=2, head_dim=8, feed_forward=80, vocab=97)
 
 
 def small_config(mixers: str = "slls") -> ModelConfig:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from made_sizes import small_config
+from made_sizes import PEER_SHAPE, small_config
 
 from salalocal.bench import long
-from salalocal.bench.dense_peer import DensePeer, DenseShape
+from salalocal.bench.dense_peer import DensePeer
 from salalocal.bench.long import Plan, made_ids, missing, open_session, time_texts
 from salalocal.bench.long_peer import time_peer
 from salalocal.bench.long_rows import LongRow, LongTable, Traffic
@@ -31,18 +31,11 @@ from salalocal.model.network import Network
 from salalocal.times import Rates, predict
 from salalocal_kernels import watch
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 PLAN = Plan(lengths=(256, 128), selections=("own", "replayed", "all-new"), chunk_tokens=64, steps=3)
 RATES = Rates(1e12, 1e10, 1e7, 9e10, 4e10, 3e10, 0.002)
-SHAPE = DenseShape(layers=2, hidden=48, heads=6, kv_heads=2, head_dim=8, feed_forward=80, vocab=97)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +242,7 @@ def test_texts_on_a_gpu() -> None:
         assert row.peak_device_bytes > 100 << 20
     assert scoring_seconds(released_config(), 1 << 16) > 0
     time_peer(
-        lambda: DensePeer(replace(SHAPE, head_dim=64), torch.bfloat16, device),
+        lambda: DensePeer(replace(PEER_SHAPE, head_dim=64), torch.bfloat16, device),
         (64,), table, "a card", "a run", lambda _: None,
     )  # fmt: skip
     assert table.rows[-1].ttft_seconds is not None

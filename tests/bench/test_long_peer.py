@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,27 +12,21 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from made_sizes import PEER_SHAPE
 
 from salalocal.bench import long_peer
-from salalocal.bench.dense_peer import DensePeer, DenseShape
+from salalocal.bench.dense_peer import DensePeer
 from salalocal.bench.long_peer import time_peer
 from salalocal.bench.long_rows import LongRow, LongTable
 from salalocal.errors import EngineFailure
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
-SHAPE = DenseShape(layers=2, hidden=48, heads=6, kv_heads=2, head_dim=8, feed_forward=80, vocab=97)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def peer() -> DensePeer:
-    return DensePeer(SHAPE, torch.float32, CPU)
+    return DensePeer(PEER_SHAPE, torch.float32, CPU)
 
 
 def peer_rows(table: LongTable, lengths: tuple[int, ...] = (64, 32), run: str = "a run") -> list[LongRow]:
@@ -55,7 +48,7 @@ def test_rows_of_the_peer() -> None:
         assert row.ttft_seconds is not None
         assert set(row.attention_ms) == {"flash", "math"}
         assert row.prefill == min(row.attention_ms, key=lambda name: row.attention_ms[name])
-        assert row.weight_bytes == 4 * SHAPE.matrices
+        assert row.weight_bytes == 4 * PEER_SHAPE.matrices
     assert peer_rows(table) == []
     # Of one run only.
     assert table.ratio(table.rows[0]) == pytest.approx(rows[1].ttft_seconds / 0.5)

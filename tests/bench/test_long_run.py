@@ -11,12 +11,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from made_sizes import small_config
+from made_sizes import PEER_SHAPE, small_config
 
 from salalocal import machine
 from salalocal.bench import long_run
 from salalocal.bench.clock import Ceilings
-from salalocal.bench.dense_peer import DensePeer, DenseShape
+from salalocal.bench.dense_peer import DensePeer
 from salalocal.bench.long import Plan
 from salalocal.bench.long_rows import LongRow, LongTable
 from salalocal.bench.long_run import time_long
@@ -26,7 +26,6 @@ from salalocal.times import Rates
 
 CPU = torch.device("cpu")
 CEILINGS = Ceilings("a card", 2e12, 5e10, {"bf16": 7e14})
-SHAPE = DenseShape(layers=2, hidden=48, heads=6, kv_heads=2, head_dim=8, feed_forward=80, vocab=97)
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
 
     def make_peer(*_: object) -> DensePeer:
         found.append(("peer",))
-        return DensePeer(SHAPE, torch.float32, CPU)
+        return DensePeer(PEER_SHAPE, torch.float32, CPU)
 
     monkeypatch.setattr(long_run, "make_network", make)
     monkeypatch.setattr(long_run, "DensePeer", make_peer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,17 +30,11 @@ from salalocal.weights.layout import parameter_count, weight_bytes
 from salalocal_kernels import watch
 from salalocal_quant import Int4Weight, Int8Weight, PlanesWeight, narrow_weight
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 HISTORY, TOKENS = 270, 40
 PLAN = Plan(decode_lengths=(256, 300), steps=3, chunk_tokens=TOKENS, chunk_history=HISTORY, chunks=2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+from fake_engine import FakeEngine
 
 from salalocal_ui.session import Desk
 from salalocal_ui.state import View
+
+
+def reading_desk(engine: FakeEngine, make_desk: Callable[[FakeEngine], Desk], book: Path) -> Desk:
+    """A desk whose book is being read, and the engine is at it."""
+    desk = make_desk(engine)
+    desk.add(book)
+    settled(desk)
+    desk.read()
+    assert engine.reached.wait(5)
+    return desk
 
 
 def settled(desk: Desk, seconds: float = 10.0) -> View:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from desk_watch import settled, until
+from desk_watch import reading_desk, settled, until
 
 import salalocal
 from salalocal import Cancelled
@@ -118,11 +118,7 @@ def test_stop_also_drops_what_waits(engine, make_desk):
 
 def test_a_question_is_in_the_conversation_while_it_waits_for_the_reading(engine, make_desk, book):
     engine.hold = threading.Event()
-    desk = make_desk(engine)
-    desk.add(book)
-    settled(desk)
-    desk.read()
-    assert engine.reached.wait(5)
+    desk = reading_desk(engine, make_desk, book)
     desk.ask("When?")
     (turn,) = desk.view().turns
     assert (turn.question, turn.waiting, turn.finished) == ("When?", True, False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from desk_watch import settled, until
+from desk_watch import reading_desk, settled, until
 
 
 def test_a_document_is_counted_before_any_of_it_is_read(engine, make_desk, book):
@@ -32,11 +32,7 @@ def test_a_folder_shows_each_file_and_what_was_left_out(engine, make_desk, tmp_p
 
 def test_reading_shows_progress_and_ends_with_everything_read(engine, make_desk, book):
     engine.hold = threading.Event()
-    desk = make_desk(engine)
-    desk.add(book)
-    settled(desk)
-    desk.read()
-    assert engine.reached.wait(5)
+    desk = reading_desk(engine, make_desk, book)
     reading = until(desk, lambda view: view.activity is not None and view.activity.reading is not None)
     assert (reading.activity.task, reading.activity.reading.total_tokens) == ("reading", 200)
     engine.hold.set()
@@ -149,11 +145,7 @@ def test_taking_the_first_document_away_starts_reading_anew(engine, make_desk, b
 
 def test_closing_ends_a_running_reading(engine, make_desk, book):
     engine.chunk_seconds = 0.05
-    desk = make_desk(engine)
-    desk.add(book)
-    settled(desk)
-    desk.read()
-    assert engine.reached.wait(5)
+    desk = reading_desk(engine, make_desk, book)
     desk.close()
     assert 0 < desk.view().read_tokens < 200
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -13,7 +12,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from triton_gate import Launch, launches
+from triton_gate import launches, version
 
 from salalocal.model.sparse_layer import tile_tokens
 from salalocal_kernels.gpu import target
@@ -23,20 +22,6 @@ from salalocal_kernels.gpu.sparse_attention_unions import sparse_attention_prefi
 
 META = torch.device("meta")
 CHUNK, PICKS, BUFFER_BLOCKS = 8192, 96, 1999
-
-
-def version(launch: Launch) -> tuple[object, ...]:
-    """What Triton compiles a kernel for, of the arguments of a call."""
-
-    def of(parameter: Any) -> object:
-        value = launch.arguments[parameter.name]
-        if parameter.is_constexpr:
-            return str(value)
-        if isinstance(value, torch.Tensor):
-            return value.dtype
-        return "any" if parameter.do_not_specialize or isinstance(value, float) else (value == 1, value % 16 == 0)
-
-    return tuple(of(parameter) for parameter in launch.kernel.params)
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -62,11 +47,12 @@ def read_chunk(start: int, stop: int) -> None:
 
 
 def versions(chunks: Iterable[tuple[int, int]]) -> dict[str, int]:
-    found: dict[str, set[tuple[object, ...]]] = defaultdict(set)
+    found: dict[str, set[str]] = defaultdict(set)
     with mock.patch.object(target, "_ELSEWHERE", (90, 132)):
         for start, stop in chunks:
             for launch in launches(lambda start=start, stop=stop: read_chunk(start, stop)):
-                found[launch.kernel.fn.__name__].add(version(launch))
+                types, constants, aligned = version(launch)
+                found[launch.kernel.fn.__name__].add(f"{types} {constants} {sorted(aligned)}")
     return {name: len(of) for name, of in found.items()}
 
 

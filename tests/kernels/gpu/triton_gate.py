@@ -18,7 +18,17 @@ pytest.importorskip("triton")
 
 from compiled import SHARED_BYTES, Compiled, compile_kernel
 
-__all__ = ["SHARED_BYTES", "Launch", "assert_fits", "compiled", "launches", "main", "poisoned", "run_interpreted"]
+__all__ = [
+    "SHARED_BYTES",
+    "Launch",
+    "assert_fits",
+    "compiled",
+    "launches",
+    "main",
+    "poisoned",
+    "run_interpreted",
+    "version",
+]
 
 _TYPES = {
     torch.int32: "i32", torch.int64: "i64", torch.uint8: "u8", torch.int8: "i8", torch.int16: "i16",
@@ -88,8 +98,12 @@ def launches(call: Callable[[], Any]) -> list[Launch]:
     return seen
 
 
-def compiled(launch: Launch, capability: int) -> Compiled:
-    """Compiles as the launch would on a card of this capability, pointers divisible by 16 as PyTorch hands them out."""
+def version(launch: Launch) -> tuple[dict[str, str], dict[str, object], set[str]]:
+    """What Triton compiles a kernel for, pointers divisible by 16 as PyTorch hands them out.
+
+    Returns:
+        types of the arguments, those that are constants, and the names of those that are divisible by 16.
+    """
     types: dict[str, str] = {}
     constants: dict[str, object] = {}
     aligned: set[str] = set()
@@ -107,7 +121,12 @@ def compiled(launch: Launch, capability: int) -> Compiled:
                 aligned.add(name)
         else:
             types[name] = "fp32"
-    return compile_kernel(launch.kernel, capability, types, constants, aligned, launch.options)
+    return types, constants, aligned
+
+
+def compiled(launch: Launch, capability: int) -> Compiled:
+    """Compiles as the launch would on a card of this capability."""
+    return compile_kernel(launch.kernel, capability, *version(launch), launch.options)
 
 
 def assert_fits(launch: Launch, capability: int) -> Compiled:
