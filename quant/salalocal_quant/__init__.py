@@ -12,7 +12,7 @@ from salalocal_quant.gguf_llama import (
 )
 from salalocal_quant.int4 import Int4Weight
 from salalocal_quant.int8 import Int8Weight
-from salalocal_quant.narrow_weight import NarrowWeight
+from salalocal_quant.narrow_weight import MANY_TOKENS, NarrowWeight
 from salalocal_quant.packed import GROUP_SIZES, PackedWeight
 from salalocal_quant.packing import PackedError, pack_int4, unpack_int4
 from salalocal_quant.planes_weight import PlanesWeight
@@ -20,6 +20,7 @@ from salalocal_quant.projections import Projections, together
 
 __all__ = [
     "GROUP_SIZES",
+    "MANY_TOKENS",
     "DenseWeight",
     "Embedding",
     "GgufError",

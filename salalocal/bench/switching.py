@@ -175,8 +175,7 @@ class _Answering:
 
 
 def _tiers(network: Network, kv_budget: int) -> TieredStore:
-    config, dtype = network.config, network.dtype
-    return make_tiers(config, dtype, network.device, kv_tiers.tiers(config, dtype.itemsize, kv_budget))
+    return make_tiers(network, kv_tiers.tiers(network.config, network.dtype.itemsize, kv_budget))
 
 
 def _check_fits(network: Network, tokens: int, kv_budget: int | None) -> None:

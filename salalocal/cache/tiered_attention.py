@@ -18,7 +18,7 @@ from torch import Tensor
 
 from salalocal.cache.attention_cache import AttentionCache, Levels, recent_blocks
 from salalocal.cache.attention_memory import Piece
-from salalocal.cache.staging import read_pages, write_pages
+from salalocal.cache.staging import write_pages
 from salalocal.cache.step_memory import recent_before
 from salalocal.cache.tiered_cache import TieredCache
 from salalocal_kernels import pack_pages, unpack_pages
@@ -78,8 +78,7 @@ class TieredAttention(AttentionCache):
         own = outbox.take(count - first)
         # The rest of the last block is multiplied by weights of 0.
         own[-1].zero_()
-        self._store.behind.lead()
-        read_pages(host, numbers[first : first + earlier], np.arange(earlier), own, self._store.strips(earlier))
+        own[:earlier] = self._store.earlier(self._index, numbers[first : first + earlier])
         positions = torch.arange(position, length, device=own.device)
         page, offset = positions // block - first, positions % block
         own[page, :, 0, offset] = keys

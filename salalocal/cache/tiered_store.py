@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from salalocal.cache.host_memory import SEGMENT_BYTES, HostMemory
 from salalocal.cache.page_table import PagePool
-from salalocal.cache.staging import Lane, Outbox, Staging
+from salalocal.cache.staging import Lane, Outbox, Staging, read_pages
 from salalocal.kv_tiers import Tiers
 from salalocal_kernels import HostPages, SlotPool, fetch_blocks, strip_bytes, write_token
 
@@ -139,6 +140,9 @@ class TieredStore:
         buffers = self._memory[: 2 * staged_pages * kv_heads].view(2, staged_pages, kv_heads, *row)
         self._staging = Staging(buffers, strip_pages)
         self._has_slots = True
+        # Pages of before the chunk that is being read, in every layer, and the round of that chunk.
+        self._earlier = torch.empty(layers, 0, *self.page_shape, dtype=dtype, device=device)
+        self._earlier_round = 0
         # One slot more than there is: what is in none is in that one.
         self._holds = torch.full((layers, slots + 1), -1, dtype=torch.int32, device=device)
         self._stamps = torch.zeros(layers, slots + 1, dtype=torch.int32, device=device)
@@ -213,9 +217,24 @@ class TieredStore:
             self._slot_table = torch.zeros(self.kv_heads, 2 * blocks, dtype=torch.int64, device=self.device)
         return self._slot_table
 
-    def strips(self, pages: int) -> Tensor:
+    def _strips(self, pages: int) -> Tensor:
         """Memory on the device for so many pages as the host keeps them in 8 bits, not filled."""
         return torch.empty(pages, *self._strip_shape, dtype=torch.uint8, device=self.device)
+
+    @torch.inference_mode(False)
+    def earlier(self, layer: int, numbers: np.ndarray) -> Tensor:
+        """[n, Hkv, 2, B, D]: what the pages `numbers` [n] of a layer held before this chunk.
+
+        The first layer brings those of all: later on they would stand in line behind what layers ask for early.
+        """
+        if self._earlier_round != self.round:
+            self._earlier_round, count = self.round, len(numbers)
+            if self._earlier.shape[1] < count:
+                self._earlier = self._earlier.new_empty(self.layers, count, *self.page_shape)
+            for index in range(self.layers):
+                target = self._earlier[index, :count]
+                read_pages(self.host.layer(index), numbers, np.arange(count), target, self._strips(count))
+        return self._earlier[layer, : len(numbers)]
 
     def begin_round(self, pages: int) -> None:
         """A chunk of so many pages, or a token and 0, is going to be read: everything written so far is in its place

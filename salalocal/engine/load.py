@@ -19,6 +19,7 @@ from salalocal.engine.out_of_memory import available_bytes
 from salalocal.errors import DoesNotFit, InvalidRequest
 from salalocal.hub import find_model
 from salalocal.model.narrow import NARROW_DTYPES, narrowed, why_not
+from salalocal.model.network import Network
 from salalocal.planner import Footprint, footprint
 from salalocal.tokenizer import Tokenizer
 from salalocal.weights.build import build_network, check_tensors
@@ -26,6 +27,7 @@ from salalocal.weights.fingerprint import fingerprint
 from salalocal.weights.gguf_source import GgufSource
 from salalocal.weights.safetensors_source import SafetensorsSource
 from salalocal.weights.source import WeightSource
+from salalocal_quant import MANY_TOKENS
 
 _LOG = logging.getLogger(__name__)
 
@@ -117,27 +119,38 @@ def load(
             )
     name = path.stem if path.is_file() else path.name
     look = 0 if path.is_file() else closer_look_tokens(path)
-    tiers = None if shares is None else make_tiers(config, kind, where, shares, kv)
+    tiers = None if shares is None else make_tiers(network, shares, kv)
     sizes = kv_tiers.with_kv(config, sizes, kv)
     return Engine(network, tokenizer, sizes, chunk, name, fingerprint(source.files), look, tiers, prefill)
 
 
-def make_tiers(
-    config: ModelConfig, dtype: torch.dtype, device: torch.device, shares: kv_tiers.Tiers, kv: str = "full"
-) -> TieredStore:
-    """Slots and buffers on the device, and host memory to come."""
+def make_tiers(network: Network, shares: kv_tiers.Tiers, kv: str = "full") -> TieredStore:
+    """Slots and buffers beside a network on its device, and host memory to come."""
+    config = network.config
+    if network.device.type == "cuda":
+        _multiply(network)
     return TieredStore(
         len(config.sparse_layers),
         config.num_key_value_heads,
         config.sparse_head_dim,
         config.block_size,
-        dtype,
-        device,
+        network.dtype,
+        network.device,
         shares.slots,
         shares.staged_pages,
         kv=kv,
         strip_pages=shares.strip_pages,
     )
+
+
+def _multiply(network: Network) -> None:
+    """Takes the memory that products keep for good: taken by the first chunk, it would lie amidst what goes with it."""
+    layer = network.layers[network.config.sparse_layers[0]]
+    x = torch.zeros(MANY_TOKENS, network.config.hidden_size, dtype=network.dtype, device=network.device)
+    with torch.inference_mode():
+        for weight in layer.mixer.matrices:
+            weight(x)
+        layer.feed_forward(x)
 
 
 def _check_prefill(prefill: str, device: torch.device) -> None:

@@ -93,15 +93,19 @@ def build_network(
 
 
 def _read_network(config: ModelConfig, reader: _Reader, feed_channels: int | None, has_host_table: bool) -> Network:
+    """The largest first: what they are packed from leaves gaps in a GPU's memory, which smaller ones fill."""
     embedding = (reader.host_table if has_host_table else reader.embedding)("model.embed_tokens")
+    head = embedding if config.tie_word_embeddings else reader.weight("lm_head")
+    layers = range(config.num_hidden_layers)
+    feeds = [_feed_forward(f"model.layers.{index}.mlp", reader, feed_channels) for index in layers]
     return Network(
         config=config,
         dtype=reader.dtype,
         device=reader.device,
         embedding=embedding,
-        layers=tuple(_layer(config, index, reader, feed_channels) for index in range(config.num_hidden_layers)),
+        layers=tuple(_layer(config, index, reader, feeds[index]) for index in layers),
         final_norm=reader.tensor("model.norm"),
-        head=embedding if config.tie_word_embeddings else reader.weight("lm_head"),
+        head=head,
     )
 
 
@@ -160,18 +164,22 @@ class _Reader:
         return weight
 
 
-def _layer(config: ModelConfig, index: int, reader: _Reader, feed_channels: int | None) -> Layer:
+def _layer(config: ModelConfig, index: int, reader: _Reader, feed_forward: FeedForward) -> Layer:
     at = f"model.layers.{index}"
     make = _sparse_layer if config.mixer_types[index] == "sparse" else _lightning_layer
     return Layer(
         input_norm=reader.tensor(f"{at}.input_layernorm"),
         mixer=make(config, f"{at}.self_attn", reader),
         post_norm=reader.tensor(f"{at}.post_attention_layernorm"),
-        feed_forward=FeedForward(
-            gate_up=reader.projections(f"{at}.mlp", "gate_proj", "up_proj"),
-            down_proj=reader.weight(f"{at}.mlp.down_proj"),
-            channels=feed_channels,
-        ),
+        feed_forward=feed_forward,
+    )
+
+
+def _feed_forward(at: str, reader: _Reader, channels: int | None) -> FeedForward:
+    return FeedForward(
+        gate_up=reader.projections(at, "gate_proj", "up_proj"),
+        down_proj=reader.weight(f"{at}.down_proj"),
+        channels=channels,
     )
 
 

@@ -165,3 +165,17 @@ def test_other_floating_types_are_read(folder: Path, tensors: Tensors, kind: tor
 def test_weight_bytes_are_those_of_the_matrices(folder: Path, tensors: Tensors) -> None:
     engine = salalocal.load(folder, device="cpu", dtype="float32")
     assert engine.weight_bytes == sum(4 * tensor.numel() for tensor in tensors.values() if tensor.ndim == 2)
+
+
+def test_the_largest_are_read_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, names = SafetensorsSource.read, []
+
+    def noted(source: SafetensorsSource, name: str) -> torch.Tensor:
+        names.append(name)
+        return read(source, name)
+
+    monkeypatch.setattr(SafetensorsSource, "read", noted)
+    salalocal.load(folder, device="cpu", dtype="float32")
+    parts = [next(part for part in ("embed", "lm_head", "mlp", "") if part in name) for name in names]
+    matrices = [part for name, part in zip(names, parts, strict=True) if "norm" not in name]
+    assert matrices == sorted(matrices, key=("embed", "lm_head", "mlp", "").index)
