@@ -4,7 +4,8 @@ Pure arithmetic: no torch, no files, no clock.
 
 A chunk reads the whole history once per sparse layer: so many tokens select so much that next to nothing of it is left
 out. What two buffers hold is on its way while the layers before compute; the rest comes while the layer attends, and
-what is then still to come is waited for. Every piece of the history costs launches of its own besides.
+what is then still to come is waited for. Every piece of the history costs launches of its own besides. Before all that
+the memory is page-locked.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Bus:
         fetch_seconds: of such a fetch besides its bytes.
         piece_token_seconds: of one token in one piece of a history that comes in pieces, besides what attention in one
             piece takes: launches, adding up.
+        lock_byte_seconds: of clearing and page-locking a byte of main memory, which a process does once.
     """
 
     read_bytes: float
@@ -37,6 +39,7 @@ class Bus:
     gather_bytes: float
     fetch_seconds: float
     piece_token_seconds: float
+    lock_byte_seconds: float
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def waiting_seconds(
     other_seconds: float,
     attention_seconds: float,
 ) -> float:
-    """Seconds that reading a prompt takes longer than with all K and V on the card.
+    """Seconds that reading a process's first prompt takes longer than with all K and V on the card.
 
     Args:
         config: with sparse attention.
@@ -78,7 +81,7 @@ def waiting_seconds(
     """
     layers, block = len(config.sparse_layers), config.block_size
     ahead_bytes = 2 * away.staged_blocks * block * away.token_bytes
-    total = 0.0
+    total = tokens * away.token_bytes * bus.lock_byte_seconds
     for start in range(0, tokens, chunk_tokens):
         chunk = min(chunk_tokens, tokens - start)
         over_bus = start * away.token_bytes / bus.read_bytes

@@ -57,7 +57,7 @@ class Card:
         return self.multiprocessors * self.boost_hz * _BF16
 
     def rates(self, config: ModelConfig) -> Rates:
-        """What to expect with a model of this shape; fetches' own time is not known and left out."""
+        """What to expect with a model of this shape; fetches' own time and page-locking are not known and left out."""
         clocks, copy = self.multiprocessors * self.boost_hz, _COPY_SHARE * self.memory_bytes_per_second
         generation, lanes = self.pcie
         bus = _BUS_SHARE * lanes * _LANE_BYTES[generation]
@@ -68,7 +68,7 @@ class Card:
                 copy_bytes=copy,
                 matmul_flop=_PRODUCT_SHARES["bf16"] * self.matmul_flop,
                 narrow_flop={name: _PRODUCT_SHARES[name] * clocks * count for name, count in narrow.items()},
-                bus=Bus(bus, bus, _GATHER_SHARE * bus, 0.0, _PIECE_COPIES * row / copy),
+                bus=Bus(bus, bus, _GATHER_SHARE * bus, 0.0, _PIECE_COPIES * row / copy, 0.0),
             )
         )
 

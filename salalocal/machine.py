@@ -21,7 +21,7 @@ from salalocal.fields import Fields, read_json_object
 from salalocal.hub import home
 from salalocal.times import Rates
 
-VERSION = 2
+VERSION = 3
 _MOST = 1e30
 
 
@@ -183,7 +183,7 @@ def _rates(fields: Fields) -> Rates:
         if bus is None
         else Bus(
             **{name: _rate(bus, name) for name in ("read_bytes", "write_bytes", "gather_bytes")},
-            **{name: _seconds(bus, name) for name in ("fetch_seconds", "piece_token_seconds")},
+            **{name: _seconds(bus, name) for name in ("fetch_seconds", "piece_token_seconds", "lock_byte_seconds")},
         ),
     )
 

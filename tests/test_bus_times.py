@@ -11,7 +11,14 @@ from salalocal.config import ModelConfig
 from salalocal.hub import find_config
 
 RELEASED = ModelConfig.from_json(find_config("openbmb/MiniCPM-SALA"))
-BUS = Bus(read_bytes=5e10, write_bytes=5e10, gather_bytes=4e10, fetch_seconds=1e-5, piece_token_seconds=0.0)
+BUS = Bus(
+    read_bytes=5e10,
+    write_bytes=5e10,
+    gather_bytes=4e10,
+    fetch_seconds=1e-5,
+    piece_token_seconds=0.0,
+    lock_byte_seconds=0.0,
+)
 # 8 layers x 2 kv heads x 128 x K and V x 2 bytes; buffers of 64 MiB, and slots for 512 blocks.
 AWAY = Away(token_bytes=8192.0, staged_blocks=1024, slots=512)
 M = 1 << 20
@@ -48,6 +55,12 @@ def test_pieces_cost_launches() -> None:
     # 64K tokens are one buffer; 128K are, from the ninth chunk on, one or two pieces and the chunk itself.
     assert waiting(bus, tokens=1 << 16) == 0
     assert waiting(bus, tokens=1 << 17) == pytest.approx(8 * 8192 * 1e-7 * (2 + 7 * 3))
+
+
+def test_memory_is_page_locked_once() -> None:
+    bus = replace(BUS, lock_byte_seconds=1e-10)
+    assert waiting(bus, tokens=1 << 16) == pytest.approx(65536 * 8192 * 1e-10)
+    assert waiting(bus) == pytest.approx(waiting() + M * 8192 * 1e-10)
 
 
 def test_a_step_fetches_what_is_missing() -> None:

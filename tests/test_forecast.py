@@ -89,7 +89,14 @@ def test_k_and_v_in_main_memory() -> None:
     assert choice.device_bytes(longest) <= usable < choice.device_bytes(longest + 99)
 
 
-BUS = Bus(read_bytes=5e10, write_bytes=5e10, gather_bytes=4e10, fetch_seconds=1e-5, piece_token_seconds=1e-8)
+BUS = Bus(
+    read_bytes=5e10,
+    write_bytes=5e10,
+    gather_bytes=4e10,
+    fetch_seconds=1e-5,
+    piece_token_seconds=1e-8,
+    lock_byte_seconds=1e-10,
+)
 
 
 def test_times_with_k_and_v_in_main_memory() -> None:

@@ -30,7 +30,7 @@ CARD = replace(
     device_name="a card",
     hardware=Hardware(7e14, 3e12, 2e12, 5e10, 1e10, 4e10, 3e10, 9e14, None),
     rates=replace(
-        CPU.rates, layer_chunk_seconds=1e-4, narrow_flop={"int8": 1e15}, bus=Bus(5e10, 4e10, 3e10, 1e-5, 1e-7)
+        CPU.rates, layer_chunk_seconds=1e-4, narrow_flop={"int8": 1e15}, bus=Bus(5e10, 4e10, 3e10, 1e-5, 1e-7, 1e-10)
     ),
 )
 

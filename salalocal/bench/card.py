@@ -18,6 +18,7 @@ from salalocal.bench.made_model import released_config
 from salalocal.bench.scoring import scoring_seconds
 from salalocal.bus_times import Bus
 from salalocal.cache.attention_memory import Piece
+from salalocal.cache.host_memory import HostMemory
 from salalocal.cache.tiered_store import TieredStore
 from salalocal.config import ModelConfig
 from salalocal.machine import Hardware
@@ -33,6 +34,7 @@ _FETCHED_SETS = 12
 _KEPT_SETS = 4
 _PIECES = (2, 10)
 _PIECE_QUERIES = 2048
+_LOCKED_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,15 @@ def _measure_bus(config: ModelConfig, hardware: Hardware) -> Bus | None:
         gather_bytes=gather,
         fetch_seconds=max(0.0, few - less / gather),
         piece_token_seconds=_piece_token_seconds(config, device),
+        lock_byte_seconds=_lock_byte_seconds(config, device),
     )
+
+
+def _lock_byte_seconds(config: ModelConfig, device: torch.device) -> float:
+    layers, heads, dim = len(config.sparse_layers), config.num_key_value_heads, config.sparse_head_dim
+    memory = HostMemory(layers, (heads, 2, config.block_size, dim), torch.bfloat16, device)
+    memory.reserve(_LOCKED_BYTES // memory.page_bytes)
+    return memory.pin_seconds / (memory.capacity * memory.page_bytes)
 
 
 def _fetch_seconds(config: ModelConfig, blocks: int, device: torch.device) -> float | None:

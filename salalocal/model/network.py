@@ -128,6 +128,8 @@ class Network:
                 attention_index += 1
                 if record is not None:
                     record(number, blocks_read)
+                # What stays lies between tensors that go, and soon no large one fits beside it.
+                del blocks_read
             else:
                 mixed = layer.mixer(y, states[lightning_index], span, new_states[lightning_index])
                 lightning_index += 1

@@ -17,7 +17,7 @@ from salalocal.cache.tiered_store import TieredStore
 from salalocal.model.pieces import attend_in_pieces
 from salalocal.times import predict
 
-BUS = Bus(5e10, 5e10, 4e10, 1e-5, 1e-8)
+BUS = Bus(5e10, 5e10, 4e10, 1e-5, 1e-8, 1e-10)
 CEILINGS = Ceilings("a card", 2.92e12, 4.9e10, {"bf16": 680e12, "fp8": 1285e12})
 # As timed on an H100, docs/performance.md.
 KERNELS = KernelRates(row_bytes=2.37e12, channels=3.46e10, attention_flop=245e12, scoring_flop=356e12)
@@ -73,11 +73,17 @@ def test_a_piece_more_is_what_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert card._piece_token_seconds(released_config(), torch.device("cpu")) == pytest.approx(8e-3 / 8 / 64)
 
 
+def test_nothing_is_page_locked_for_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card, "_LOCKED_BYTES", 1 << 21)
+    assert card._lock_byte_seconds(released_config(), torch.device("cpu")) == 0.0
+
+
 @pytest.mark.gpu
 def test_a_card_is_measured() -> None:
     hardware, rates = measure_card(1e-4)
     assert hardware.written_bytes_per_second is not None
     assert rates.bus is not None
+    assert rates.bus.lock_byte_seconds > 0
     assert 1e9 < rates.bus.gather_bytes < 2 * rates.bus.read_bytes
     assert 0 <= rates.bus.fetch_seconds < 1e-3
     assert 0 < rates.bus.piece_token_seconds < 1e-5

@@ -211,7 +211,7 @@ def test_no_plan_without_its_rates(network: Network) -> None:
     for plan in (PLAN, replace(PLAN, rates=RATES, prefill="fp8"), replace(PLAN, rates=RATES, kv_budget=1 << 20)):
         assert long._planned(row, network, plan) == row
         assert (row.plan_ratio, row.plan_decode_ratio) == (None, None)
-    away = replace(PLAN, rates=replace(RATES, bus=Bus(1e9, 1e9, 1e9, 1e-5, 1e-8)), kv_budget=1 << 20)
+    away = replace(PLAN, rates=replace(RATES, bus=Bus(1e9, 1e9, 1e9, 1e-5, 1e-8, 1e-10)), kv_budget=1 << 20)
     there, here = (long._planned(row, network, plan) for plan in (away, replace(away, kv_budget=None)))
     assert there.planned_tokens_per_second is not None
     assert here.planned_tokens_per_second is not None

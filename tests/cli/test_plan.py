@@ -138,7 +138,7 @@ def test_8_bits_in_main_memory(run: Run, measured: list[str]) -> None:
 def test_a_cap_on_the_gpu_here(run: Run, measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     del measured
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    card = replace(CPU, device="cuda", rates=replace(CPU.rates, bus=Bus(5e10, 5e10, 4e10, 1e-5, 1e-8)))
+    card = replace(CPU, device="cuda", rates=replace(CPU.rates, bus=Bus(5e10, 5e10, 4e10, 1e-5, 1e-8, 1e-10)))
     monkeypatch.setattr(bench, "measure_machine", lambda _: card)
     outcome = run("plan", RELEASED, "--context", "1M", "--gpu-memory", "24GiB")
     assert outcome.code == 0

@@ -58,7 +58,7 @@ def test_nothing_is_said_without_rates_of_this_device_and_dtype(known: Machine) 
 def test_with_k_and_v_in_host_memory_the_bus_must_be_known(known: Machine) -> None:
     engine = load(kv_budget=1 << 20)
     assert engine.expected_times(5000) is None
-    rates = replace(RATES, bus=Bus(1e9, 1e9, 1e9, 1e-5, 1e-8))
+    rates = replace(RATES, bus=Bus(1e9, 1e9, 1e9, 1e-5, 1e-8, 1e-10))
     machine.save(replace(known, rates=rates))
     shares = kv_tiers.tiers(engine.config, 4, 1 << 20)
     away = kv_away(engine.config, 4, shares)

@@ -109,15 +109,15 @@ def scaled_linear(x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Te
     assert x.stride(1) == weight.stride(1) == 1
     has_groups = weight_scales.ndim == 2
     group = columns // weight_scales.shape[1] if has_groups else 0
-    out = torch.empty(tokens, channels, dtype=dtype, device=x.device)
-    if not out.numel():
-        return out
+    if not tokens or not channels:
+        return torch.empty(tokens, channels, dtype=dtype, device=x.device)
     capability = _capability(x.device)
     if capability == _ROWWISE_CAPABILITY and _serves_rowwise(x, weight, weight_scales, dtype):
         is_short = columns <= _FAST_COLUMNS
         return torch._scaled_mm(
             x, weight.t(), x_scales[:, None], weight_scales[None], out_dtype=dtype, use_fast_accum=is_short
         )
+    out = torch.empty(tokens, channels, dtype=dtype, device=x.device)
     is_int8 = x.dtype == torch.int8
     tile = _tile(_GROUP_TILES if has_groups else _CHANNEL_TILES if is_int8 else _FP8_TILES, capability)
     programs = triton.cdiv(tokens, tile.tokens) * triton.cdiv(channels, tile.channels)
