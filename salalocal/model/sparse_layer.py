@@ -27,11 +27,14 @@ from salalocal_quant import Projections, Weight
 _TILE_TOKENS = 2048
 # Whole rows of what kernels take at once, so that no tile ends in a few queries of its own.
 _TILE_STEP = 128
+# Rows of scores end at a multiple of so many blocks.
+_ROW_STEP = 16
 
 
 def tile_tokens(num_blocks: int) -> int:
     """Queries of a tile in a chunk that ends with so many blocks."""
-    tile = min(_TILE_TOKENS, TILE_SCORES // num_blocks)
+    row = -(-num_blocks // _ROW_STEP) * _ROW_STEP
+    tile = min(_TILE_TOKENS, TILE_SCORES // row)
     return max(1, tile - tile % _TILE_STEP if tile > _TILE_STEP else tile)
 
 

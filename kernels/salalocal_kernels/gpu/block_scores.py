@@ -55,6 +55,9 @@ def tiles(chip: int, is_wide: bool) -> Tiles:
     return Tiles(128, 64, 8, 3, 64, 64, 4, 3)
 
 
+_SMALL_SCORES = 1 << 20
+
+
 @triton.jit(do_not_specialize=["tokens", "coarse_count", "position", "steps_per_split"])
 def _coarse_lse_kernel(
     q_ptr, k2_ptr, lse_ptr,
@@ -167,6 +170,15 @@ def _block_scores_kernel(
                 best = p
 
 
+def _room(kv_heads: int, tokens: int, width: int, device: torch.device) -> Tensor:
+    """float32 [kv_heads, tokens, width], where large in memory of one of few sizes: a little larger with every chunk,
+    scores would never fit where those of the last one were."""
+    count = tokens * width
+    room = triton.next_power_of_2(count) if count > _SMALL_SCORES else count
+    scores = torch.empty(kv_heads * room, dtype=torch.float32, device=device)
+    return scores[: kv_heads * count].view(kv_heads, tokens, width)
+
+
 def block_scores(
     q: Tensor,
     k1: Tensor,
@@ -192,7 +204,7 @@ def block_scores(
     assert q.dtype == k1.dtype == k2.dtype
     assert q.dtype != torch.float64
     assert num_blocks * (block_size // kernel_stride) * k1.stride(1) < 1 << 31
-    out = torch.empty(kv_heads, tokens, -(-num_blocks // 16) * 16, dtype=torch.float32, device=q.device)
+    out = _room(kv_heads, tokens, -(-num_blocks // 16) * 16, q.device)
     if tokens == 0 or num_blocks == 0:
         return out[..., :num_blocks]
     group = heads // kv_heads
