@@ -3,14 +3,15 @@
 Pure arithmetic: no torch, no files, no clock.
 
 A chunk reads the whole history once per sparse layer: so many tokens select so much that next to nothing of it is left
-out. What two buffers hold is on its way while the layers before compute; the rest comes while the layer attends, and
-what is then still to come is waited for. Every piece of the history costs launches of its own besides. Before all that
-the memory is page-locked.
+out. What two buffers hold is on its way from the end of the sparse layer before, or of the first one's own products,
+until the layer has scored; the rest comes while it attends, and what is then still to come is waited for. Every piece
+of the history costs launches of its own besides. Before all that the memory is page-locked.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from salalocal.config import ModelConfig
 
@@ -66,6 +67,7 @@ def waiting_seconds(
     tokens: int,
     chunk_tokens: int,
     other_seconds: float,
+    score_seconds: float,
     attention_seconds: float,
 ) -> float:
     """Seconds that reading a process's first prompt takes longer than with all K and V on the card.
@@ -76,18 +78,22 @@ def waiting_seconds(
         away: where K and V are.
         tokens: of the prompt.
         chunk_tokens: read at once.
-        other_seconds: of one token, of everything but attention to selected blocks.
-        attention_seconds: of that attention.
+        other_seconds: of one token, of everything but sparse attention.
+        score_seconds: of one token on the average, of scores and selection.
+        attention_seconds: of one token, of attention to selected blocks.
     """
     layers, block = len(config.sparse_layers), config.block_size
-    ahead_bytes = 2 * away.staged_blocks * block * away.token_bytes
+    staged = 2 * away.staged_blocks * block * away.token_bytes / layers / bus.read_bytes
+    # Layers between each sparse one and the one before; nothing is asked for before the first.
+    apart = [0, *(after - before for before, after in pairwise(config.sparse_layers))]
     total = tokens * away.token_bytes * bus.lock_byte_seconds
     for start in range(0, tokens, chunk_tokens):
         chunk = min(chunk_tokens, tokens - start)
-        over_bus = start * away.token_bytes / bus.read_bytes
-        ahead = min(over_bus, ahead_bytes / bus.read_bytes, chunk * other_seconds)
-        computed = chunk * (other_seconds + attention_seconds)
-        late = max(0.0, over_bus - ahead - chunk * attention_seconds)
+        over_bus = start * away.token_bytes / layers / bus.read_bytes
+        scored = score_seconds * ((start + chunk) ** 2 - start**2) / tokens / layers
+        attended, layer = chunk * attention_seconds / layers, chunk * other_seconds / config.num_hidden_layers
+        late = sum(max(0.0, over_bus - min(over_bus, staged, count * layer + scored) - attended) for count in apart)
+        computed = chunk * other_seconds + layers * (scored + attended)
         total += max(late, chunk * away.token_bytes / bus.write_bytes - computed)
         total += layers * _pieces(start + chunk, start, block, away) * chunk * bus.piece_token_seconds
     return total

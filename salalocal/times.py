@@ -205,23 +205,19 @@ def prefill_seconds(
         narrow = asked.narrow_flop
         linear = (asked.linear_flop - narrow) / rates.matmul_flop + narrow / rates.narrow_flop[prefill]
     seen = asked.sparse_flop / rates.sparse_flop
-    other = (
-        linear
-        + asked.channels / rates.channels
-        + asked.dense_flop / rates.dense_flop
-        + asked.score_flop / rates.score_flop
-    )
+    other = linear + asked.channels / rates.channels + asked.dense_flop / rates.dense_flop
+    score = asked.score_flop / rates.score_flop
     if config.quantization is not None and not unpacked:
         # Packed matrices are unpacked for every chunk: read packed, written and read again plain.
         packed = sum(module_bytes(module, config, item_bytes) for module in modules(config))
         plain = sum(prod(module.shape) for module in modules(config)) * item_bytes
         other += chunks * (packed + 2 * plain) / rates.memory_bytes
-    seconds = max(other + seen, chunks * config.num_hidden_layers * rates.layer_chunk_seconds)
+    seconds = max(other + score + seen, chunks * config.num_hidden_layers * rates.layer_chunk_seconds)
     if away is None:
         return seconds
     assert rates.bus is not None
     return seconds + bus_times.waiting_seconds(
-        config, rates.bus, away, tokens, chunk_tokens, other / tokens, seen / tokens
+        config, rates.bus, away, tokens, chunk_tokens, other / tokens, score / tokens, seen / tokens
     )
 
 

@@ -24,8 +24,16 @@ AWAY = Away(token_bytes=8192.0, staged_blocks=1024, slots=512)
 M = 1 << 20
 
 
-def waiting(bus: Bus = BUS, away: Away = AWAY, *, tokens: int = M, chunk: int = 8192, attention: float = 0.0) -> float:
-    return waiting_seconds(RELEASED, bus, away, tokens, chunk, other_seconds=2e-5, attention_seconds=attention)
+def waiting(
+    bus: Bus = BUS,
+    away: Away = AWAY,
+    *,
+    tokens: int = M,
+    chunk: int = 8192,
+    score: float = 1e-5,
+    attention: float = 0.0,
+) -> float:
+    return waiting_seconds(RELEASED, bus, away, tokens, chunk, 2e-5, score, attention)
 
 
 def test_history_passes_once_for_each_chunk() -> None:
@@ -43,6 +51,17 @@ def test_what_the_buffers_hold_comes_while_other_layers_compute() -> None:
     # The first 17 chunks have no more history than that.
     assert waiting() == pytest.approx(without - ahead * (M // 8192) + ahead * 8.5, rel=1e-2)
     assert waiting(tokens=16 * 8192) == 0
+
+
+def test_a_layer_right_behind_another_hides_little() -> None:
+    """Layers 0, 9, 16, 17, 22, 29, 30 and 31: three are behind another, and none is before the first."""
+    ample = replace(AWAY, staged_blocks=M // 64)
+    history = (M - 8192) * 1024 / 5e10
+    last = waiting(away=ample, score=0.0) - waiting(away=ample, score=0.0, tokens=M - 8192)
+    layer = 8192 * 2e-5 / 32
+    assert last == pytest.approx(4 * history - 3 * layer, rel=1e-3)
+    # Scores alone cover it: on the average of a text 2 us a token and layer, twice that at its end.
+    assert waiting(away=ample, score=8 * 2e-6) == 0
 
 
 def test_attention_and_the_bus_overlap() -> None:

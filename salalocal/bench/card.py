@@ -27,7 +27,8 @@ from salalocal.roofline import Bare, card_rates
 from salalocal.times import Rates
 
 _SCORED_TOKENS = 1 << 18
-_ATTENDED_TOKENS = 1 << 17
+_ATTENDED_TOKENS = 1 << 20
+_PIECES_TOKENS = 1 << 17
 # Blocks of each kv head that a timed fetch brings: about as many as a step lacks, and all that it reads.
 _FETCHED = (8, 96)
 _FETCHED_SETS = 12
@@ -200,8 +201,8 @@ def _piece_token_seconds(config: ModelConfig, device: torch.device) -> float:
     from salalocal_kernels.gpu.bench.selections import REPLAYED_SHARE, selection
 
     heads, dim, block = config.num_key_value_heads, config.sparse_head_dim, config.block_size
-    first = _ATTENDED_TOKENS - _PIECE_QUERIES
-    count = _ATTENDED_TOKENS // block
+    first = _PIECES_TOKENS - _PIECE_QUERIES
+    count = _PIECES_TOKENS // block
     q = torch.randn(_PIECE_QUERIES, config.num_attention_heads, dim, device=device, dtype=torch.bfloat16)
     pages = torch.randn(count, heads, 2, block, dim, device=device, dtype=torch.bfloat16)
     picked = selection(first, _PIECE_QUERIES, REPLAYED_SHARE, heads).to(device)

@@ -69,7 +69,7 @@ def test_a_piece_more_is_what_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(card, "milliseconds", call_once)
     monkeypatch.setattr(card, "_PIECE_QUERIES", 64)
-    monkeypatch.setattr(card, "_ATTENDED_TOKENS", 1 << 14)
+    monkeypatch.setattr(card, "_PIECES_TOKENS", 1 << 14)
     assert card._piece_token_seconds(released_config(), torch.device("cpu")) == pytest.approx(8e-3 / 8 / 64)
 
 
