@@ -33,9 +33,9 @@ class PlanesWeight:
     planes: Planes
 
     @staticmethod
-    def of(packed: PackedWeight) -> PlanesWeight:
-        """Rearranges a matrix from the layout on disk, on its own device."""
-        return PlanesWeight(to_planes(packed.qweight, packed.scales, packed.zeros, packed.group_size))
+    def of(packed: PackedWeight, device: torch.device | None = None) -> PlanesWeight:
+        """Rearranges a matrix from the layout on disk, on `device` or else where it is."""
+        return PlanesWeight(to_planes(packed.qweight, packed.scales, packed.zeros, packed.group_size, device))
 
     @property
     def shape(self) -> tuple[int, int]:

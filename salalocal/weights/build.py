@@ -129,10 +129,9 @@ class _Reader:
 
     def weight(self, module: str) -> Weight:
         """For products: on a GPU packed codes lie as its kernels read them."""
-        weight = self.embedding(module)
-        if isinstance(weight, PackedWeight) and self.device.type == "cuda":
-            return PlanesWeight.of(weight)
-        return weight
+        if f"{module}.qweight" in self._source.tensors and self.device.type == "cuda" and not self._unpack:
+            return PlanesWeight.of(self._packed(module), self.device)
+        return self.embedding(module)
 
     def embedding(self, module: str) -> Embedding:
         """For rows: codes as they lie on disk."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from salalocal_kernels import plane_values, quantize_tokens
+from salalocal_kernels.ref import planes as planes_module
 from salalocal_quant import (
     DenseWeight,
     Int4Weight,
@@ -58,6 +59,18 @@ def test_planes_multiply_as_the_file_does(
     torch.testing.assert_close(planes(x), packed(x), rtol=1e-12, atol=1e-12)
     monkeypatch.setitem(module.SCRATCH_BYTES, "cpu", 7 * 256 * 8)
     torch.testing.assert_close(planes(x), packed(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_a_few_rows_are_rearranged_at_a_time(make: Callable[[], PackedWeight], monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = make()
+    whole = PlanesWeight.of(packed).planes
+    monkeypatch.setattr(planes_module, "_SLICE_BYTES", 7 * 256)
+    for found in (PlanesWeight.of(packed), PlanesWeight.of(packed, torch.device("cpu"))):
+        assert torch.equal(found.planes.words, whole.words)
+        assert torch.equal(found.planes.scales, whole.scales)
+        assert (found.planes.zeros is None) == (whole.zeros is None)
+    assert PlanesWeight.of(packed, torch.device("meta")).planes.device.type == "meta"
 
 
 @pytest.mark.parametrize(("dtype", "worst"), [(torch.int8, 0.015), (torch.float8_e4m3fn, 0.045)], ids=["int8", "fp8"])

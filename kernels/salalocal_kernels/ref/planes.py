@@ -17,6 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Of codes that are rearranged at once.
+_SLICE_BYTES = 4 << 20
+
 
 @dataclass(frozen=True)
 class Planes:
@@ -52,7 +55,9 @@ class Planes:
         return self.words.nbytes + self.scales.nbytes + (0 if self.zeros is None else self.zeros.nbytes)
 
 
-def to_planes(qweight: Tensor, scales: Tensor, zeros: Tensor | None, group_size: int) -> Planes:
+def to_planes(
+    qweight: Tensor, scales: Tensor, zeros: Tensor | None, group_size: int, device: torch.device | None = None
+) -> Planes:
     """Rearranges a matrix from the layout on disk, once, when it is loaded.
 
     Args:
@@ -60,20 +65,31 @@ def to_planes(qweight: Tensor, scales: Tensor, zeros: Tensor | None, group_size:
         scales: bfloat16 [N, K/group_size].
         zeros: uint8 [N, K/group_size], 0 to 15, or None.
         group_size: elements of a row that share a scale: 64 or 128.
+        device: where the planes shall be; None for where the matrix is. Of the matrix only a few rows at a time are
+            there.
     """
-    bits = 4 if qweight.dtype == torch.int32 else 8
-    rows = qweight.shape[0]
+    device, bits = device or qweight.device, 4 if qweight.dtype == torch.int32 else 8
+    words = torch.empty(qweight.shape[0], scales.shape[1] * group_size * bits // 32, dtype=torch.int32, device=device)
+    step = max(1, _SLICE_BYTES // max(1, 4 * words.shape[1]))
+    for start in range(0, len(words), step):
+        taken = slice(start, start + step)
+        words[taken] = _words(qweight[taken].to(device), scales.shape[1], group_size, bits)
+    there = zeros if zeros is None else zeros.to(device).contiguous()
+    return Planes(words, scales.to(device).contiguous(), there, bits, group_size)
+
+
+def _words(qweight: Tensor, groups: int, group_size: int, bits: int) -> Tensor:
+    """int32 [rows, K*bits/32] of some rows."""
+    rows, planes = qweight.shape[0], 32 // bits
     if bits == 4:
         pairs = qweight.contiguous().view(torch.uint8)
         codes = torch.stack((pairs & 15, pairs >> 4), dim=-1)
     else:
         codes = qweight.contiguous().view(torch.uint8) ^ 128
-    planes = 32 // bits
-    words = codes.reshape(rows, scales.shape[1], planes, group_size // planes).transpose(2, 3).contiguous()
+    words = codes.reshape(rows, groups, planes, group_size // planes).transpose(2, 3).contiguous()
     if bits == 4:
         words = words[..., 0::2] | (words[..., 1::2] << 4)
-    words = words.reshape(rows, scales.shape[1] * group_size * bits // 8).view(torch.int32)
-    return Planes(words, scales.contiguous(), None if zeros is None else zeros.contiguous(), bits, group_size)
+    return words.reshape(rows, groups * group_size * bits // 8).view(torch.int32)
 
 
 def plane_steps(matrix: Planes) -> Tensor:
