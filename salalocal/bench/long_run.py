@@ -27,6 +27,15 @@ from salalocal_kernels import watch
 SCORING = "scoring_seconds_per_square"
 
 
+def check_card(plan: Plan) -> None:
+    """Raises InvalidRequest where there is no NVIDIA GPU, or none that has the plan's 8-bit format."""
+    if not torch.cuda.is_available():
+        raise InvalidRequest("bench long times texts on an NVIDIA GPU, and PyTorch finds none here")
+    lack = why_not(plan.prefill, torch.device("cuda")) if plan.prefill != "full" else ""
+    if lack:
+        raise InvalidRequest(f"prefill in {lack}; use 'full'")
+
+
 def time_long(
     plan: Plan,
     peer_lengths: tuple[int, ...],
@@ -51,12 +60,8 @@ def time_long(
         DoesNotFit: the weights alone exceed the cap.
         EngineFailure: a model computed NaN or Inf.
     """
-    if not torch.cuda.is_available():
-        raise InvalidRequest("bench long times texts on an NVIDIA GPU, and PyTorch finds none here")
+    check_card(plan)
     device, config = torch.device("cuda"), released_config()
-    lack = why_not(plan.prefill, device) if plan.prefill != "full" else ""
-    if lack:
-        raise InvalidRequest(f"prefill in {lack}; use 'full'")
     plan = under_cap(plan, config, device)
     name = torch.cuda.get_device_name(device)
     if (known := machine.recall("cuda", name)) is not None:

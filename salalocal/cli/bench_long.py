@@ -90,7 +90,7 @@ def long(
     """
     from salalocal.bench.long import Plan
     from salalocal.bench.long_rows import LongTable
-    from salalocal.bench.long_run import time_long
+    from salalocal.bench.long_run import check_card, time_long
 
     plan = Plan(
         lengths=parse_lengths(length, _LEAST, _MOST),
@@ -104,6 +104,7 @@ def long(
     )
     peer_lengths = () if peer is None else parse_lengths(peer, _LEAST, _MOST)
     table = LongTable(out)
+    check_card(plan)
     console = stderr() if json else stdout()
     console.print(_HEADER, style="bold")
     for row in table.rows:

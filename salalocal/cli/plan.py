@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from salalocal.machine import Machine
 
 _MOST_TOKENS = 1 << 30
+_GROUPED = re.compile(r"\d{1,3}(,\d{3})+")
 _LABELS = {
     "weights": "weights",
     "keys_and_values": "keys and values",
@@ -274,8 +276,10 @@ def measured_note(machine: Machine) -> str:
 
 
 def _tokens(text: str) -> int:
+    # As tables here write them.
+    number = text.replace(",", "") if _GROUPED.fullmatch(text.strip()) else text
     try:
-        tokens = parse_lengths(text, 1, _MOST_TOKENS)
+        tokens = parse_lengths(number, 1, _MOST_TOKENS)
     except InvalidRequest as error:
         raise InvalidRequest(f"--context: {error}") from None
     if len(tokens) > 1:

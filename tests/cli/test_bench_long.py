@@ -52,6 +52,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Plan, tuple[int, ...]]]
         return {"op": "why"}
 
     monkeypatch.setattr(long_run, "time_long", time_long)
+    monkeypatch.setattr(long_run, "check_card", lambda _: None)
     return calls
 
 

@@ -70,6 +70,12 @@ def test_the_machine_is_measured_once(run: Run, measured: list[str]) -> None:
     assert again.out == first.out
 
 
+def test_tokens_as_tables_write_them(run: Run, measured: list[str]) -> None:
+    del measured
+    assert "salalocal-pocket, 1,000,000 tokens, " in run("plan", "salalocal-pocket", "--context", "1,000,000").out
+    assert "one length is planned at a time" in run("plan", "salalocal-pocket", "--context", "1000,2000").err
+
+
 def test_a_table_for_people(run: Run, measured: list[str]) -> None:
     del measured
     outcome = run("plan", RELEASED, "--context", "1M")
