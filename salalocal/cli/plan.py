@@ -237,7 +237,9 @@ def _notes(config: ModelConfig, planned: Plan, where: Where) -> list[str]:
     if planned.choice.unpacks:
         notes.append("the packed weights are unpacked when they are read, which a processor answers faster with")
     if where.total_bytes is not None:
-        notes.append(f"of a GPU's {human_size(where.total_bytes)}, CUDA takes half a GiB and a twentieth is left free")
+        notes.append(
+            f"of a GPU's {where.total_bytes / 2**30:.4g} GiB, CUDA takes half a GiB and a twentieth is left free"
+        )
     if planned.choice.kv_device_bytes is not None:
         rounded = "" if where.place.kv == "full" else f", in {where.place.kv}"
         notes.append(
