@@ -92,10 +92,13 @@ def waiting_seconds(
         over_bus = start * away.token_bytes / layers / bus.read_bytes
         scored = score_seconds * ((start + chunk) ** 2 - start**2) / tokens / layers
         attended, layer = chunk * attention_seconds / layers, chunk * other_seconds / config.num_hidden_layers
-        late = sum(max(0.0, over_bus - min(over_bus, staged, count * layer + scored) - attended) for count in apart)
+        pieces = _pieces(start + chunk, start, block, away)
+        # In one piece it is all there before the layer attends.
+        beside = attended if pieces else 0.0
+        late = sum(max(0.0, over_bus - min(over_bus, staged, count * layer + scored) - beside) for count in apart)
         computed = chunk * other_seconds + layers * (scored + attended)
         total += max(late, chunk * away.token_bytes / bus.write_bytes - computed)
-        total += layers * _pieces(start + chunk, start, block, away) * chunk * bus.piece_token_seconds
+        total += layers * pieces * chunk * bus.piece_token_seconds
     return total
 
 

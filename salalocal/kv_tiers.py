@@ -1,4 +1,4 @@
-"""How much of a card is left for K and V, and how it is shared out where all of them are in host memory.
+"""How much of a card is left for K and V, and what it holds where all of them are in host memory.
 
 Knows sizes only: no torch, no files, no time.
 """

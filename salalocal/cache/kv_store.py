@@ -147,6 +147,10 @@ class PagedCache:
         if known != len(self._table.pages):
             self._index = torch.cat([self._index, _on_device(self._table.pages[known:], self._pages.device)])
 
+    def make_room(self, length: int) -> None:
+        """Room for `length` tokens in a cache of nothing, which are not going to be read but filled in."""
+        self.extend(0, length)
+
     @property
     def page_table(self) -> Tensor:
         """int64 [N]: the page of each block, the same in every layer; another object once it has changed."""

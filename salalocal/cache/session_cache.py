@@ -101,7 +101,7 @@ class SessionCache:
     def make_room(self, length: int) -> None:
         """Room for K/V and compressed keys of `length` tokens in a memory of nothing, for `tokens` to give views of."""
         assert not self.length
-        self._kv.extend(0, length)
+        self._kv.make_room(length)
         for levels in self._compressed:
             for level in levels or ():
                 level.room(level.count(length))

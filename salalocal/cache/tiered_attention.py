@@ -110,26 +110,23 @@ class TieredAttention(AttentionCache):
         else:
             history, own, key = self._kv.numbers[: self._first_own], self._own, self._key(self._index)
         # What comes next is not asked for before this has been read.
-        return self._staged(key, history, own)[:count]
+        return self._staged(key, history, None, own)[:count]
 
     def pieces(self, blocks: Tensor) -> Iterator[Piece]:
         """As `AttentionMemory.pieces`; the history is copied once, and what nobody reads is left out."""
         assert self._own is not None
         own, first = self._own, self._first_own
-        count, history = first + len(own), self._kv.numbers[:first]
+        count, history, tokens = first + len(own), self._kv.numbers[:first], blocks.shape[1]
+        key, table = self._key(self._index), torch.arange(count, device=own.device)
         if count <= self._store.staged_pages or not len(history):
-            pages = self._staged(self._key(self._index), history, own)
-            yield Piece(pages, torch.arange(count, device=own.device), 0, count, is_whole=True)
+            wanted = None if self._is_asked_early(tokens) else self._wanted(blocks, count)
+            yield Piece(self._staged(key, history, wanted, own), table, 0, count, is_whole=True)
         else:
-            is_read = torch.zeros(count + 1, dtype=torch.bool, device=own.device)
-            is_read[blocks.flatten().long()] = True  # -1 is the spare last one
-            wanted = is_read[:first].cpu().numpy().nonzero()[0]
-            table = torch.arange(count, device=own.device)
-            staging, key = self._store.use_buffers(), self._key(self._index)
+            staging, wanted = self._store.use_buffers(), self._wanted(blocks, count)
             for start, stop, pages in staging.stream(key, self._layer.host, history, wanted):
                 yield Piece(pages, table - start, start, stop, is_whole=False)
             yield Piece(own, table - first, first, count, is_whole=False)
-        self._prefetch(self._index + 1, blocks.shape[1])
+        self._prefetch(self._index + 1, tokens)
 
     def fetched(self, blocks: Tensor, length: int | Tensor) -> tuple[Tensor, Tensor]:
         """Slots as pages, with the blocks [Hkv, K] in them, and the slot of each block."""
@@ -141,21 +138,31 @@ class TieredAttention(AttentionCache):
         self._layer.fetch(blocks, table, length, slots)
         return self._layer.pages, slots
 
-    def _staged(self, key: object, history: np.ndarray, own: Tensor | None) -> Tensor:
-        """One buffer with the whole history, and the chunk's own pages behind it."""
-        pages = self._own
-        for _, _, buffer in self._store.use_buffers().stream(key, self._layer.host, history, None):
-            pages = buffer
-        assert pages is not None
-        if own is not None and len(history):
-            pages[len(history) : len(history) + len(own)] = own
-        return pages
+    def _wanted(self, blocks: Tensor, count: int) -> np.ndarray:
+        """The blocks of the history, of `count` in all, that are read; waits for the device."""
+        is_read = torch.zeros(count + 1, dtype=torch.bool, device=blocks.device)
+        is_read[blocks.flatten().long()] = True  # -1 is the spare last one
+        return is_read[: self._first_own].cpu().numpy().nonzero()[0]
+
+    def _staged(self, key: object, history: np.ndarray, wanted: np.ndarray | None, own: Tensor | None) -> Tensor:
+        """One buffer with what is wanted of the history, and the chunk's own pages behind it."""
+        if own is not None and not len(history):
+            return own
+        some = None if wanted is None or not len(wanted) else wanted
+        ((_, _, buffer),) = self._store.use_buffers().stream(key, self._layer.host, history, some)
+        if own is not None:
+            buffer[len(history) : len(history) + len(own)] = own
+        return buffer
+
+    def _is_asked_early(self, tokens: int) -> bool:
+        """Whether so many tokens are likely to read most of the history; never true without one."""
+        return 0 < self._first_own <= tokens * _PICKS_OF_ITS_OWN
 
     def _prefetch(self, index: int, tokens: int) -> None:
-        """Asks early for what a layer reads first, where so many tokens are likely to read most of it."""
-        history = self._kv.numbers[: self._first_own]
-        if self._own is not None and index < self._store.layers and tokens * _PICKS_OF_ITS_OWN >= len(history):
-            self._store.use_buffers().prefetch(self._key(index), self._store.layer(index).host, history)
+        """Asks early for what a layer reads first, where that is likely to be most of the history."""
+        if self._own is not None and index < self._store.layers and self._is_asked_early(tokens):
+            key, history = self._key(index), self._kv.numbers[: self._first_own]
+            self._store.use_buffers().prefetch(key, self._store.layer(index).host, history)
 
     def _key(self, index: int) -> tuple[int, int, int]:
         return self._store.round, index, self._first_own

@@ -35,15 +35,25 @@ class TieredCache(PagedCache):
         Slots forget the pages of a chunk, which is written to the host only, and pages that are new to this session.
         One token goes to both.
         """
+        is_chunk = new_length - length > 1
+        pages = self._take(length, new_length, is_chunk)
+        self.store.begin_round(pages if is_chunk else 0)
+
+    def make_room(self, length: int) -> None:
+        """As in `PagedCache`; no round begins, and nothing is taken on the device."""
+        self._take(0, length, is_chunk=True)
+
+    def _take(self, length: int, new_length: int, is_chunk: bool) -> int:
+        """Returns how many pages the new tokens are in."""
         first = length // self.block_size
         before = self._table.pages[first:]
         super().extend(length, new_length)
-        after, is_chunk = self._table.pages[first:], new_length - length > 1
+        after = self._table.pages[first:]
         self.store.forget(
             [page for at, page in enumerate(after) if is_chunk or at >= len(before) or before[at] != page]
         )
         self._numbers = None
-        self.store.begin_round(len(after) if is_chunk else 0)
+        return len(after)
 
     @property
     def numbers(self) -> np.ndarray:

@@ -158,7 +158,7 @@ class TieredStore:
 
     @property
     def shares(self) -> Tiers:
-        """How device memory is shared out."""
+        """What device memory holds."""
         return Tiers(self._slots.shape[1], self._staging.pages, self._staging.strip_pages)
 
     @property
@@ -178,8 +178,8 @@ class TieredStore:
 
     @property
     def device_bytes(self) -> int:
-        """Bytes of slots and buffers."""
-        return self._memory.nbytes + self._staging.nbytes + self.outbox.nbytes
+        """Bytes of slots and buffers, and of pages that chunks pass on."""
+        return self._memory.nbytes + self._staging.nbytes + self.outbox.nbytes + self._earlier.nbytes
 
     @property
     def storage(self) -> tuple[Tensor, ...]:

@@ -121,6 +121,14 @@ def test_spans_are_kept_and_given_back() -> None:
     assert torch.equal(cache.span(1, 8, 30), values)
 
 
+def test_room_for_what_is_not_read_takes_nothing_on_the_device() -> None:
+    tiers = store()
+    cache, before = TieredCache(tiers), (tiers.device_bytes, tiers.round)
+    cache.make_room(400)
+    assert len(cache.numbers) == 100
+    assert (tiers.device_bytes, tiers.round) == before
+
+
 def test_slots_and_buffers_are_the_same_memory() -> None:
     tiers = store()
     cache = TieredCache(tiers)

@@ -101,6 +101,34 @@ def test_chunks_and_steps(tiered: Callable[..., Engine], resident: Engine, slots
     pair.step(*random_ids(9, seed=3))
 
 
+def test_a_few_tokens_behind_a_long_text_bring_what_they_read(tiered: Callable[..., Engine]) -> None:
+    engine = tiered(staged=400)
+    session = engine.new_session()
+    session.prefill(random_ids(1200))
+    before = session.traffic
+    session.prefill(random_ids(3, seed=1))
+    assert before is not None
+    assert session.traffic is not None
+    streamed = session.traffic.streamed_bytes - before.streamed_bytes
+    # At most what 3 tokens of 2 heads choose, with pages between, in every layer; and the block that they go on with.
+    assert 0 < streamed < 3 * 300 * (2 * 2 * 4 * 4 * 4) / 2, "less than half of the text"
+
+
+def test_a_text_that_begins_takes_no_slot(tiered: Callable[..., Engine]) -> None:
+    def missed(is_another_begun: bool) -> int:
+        engine = tiered(slots=100)
+        session = engine.new_session()
+        session.prefill(random_ids(203))
+        session.step(1)
+        if is_another_begun:
+            engine.new_session().prefill(random_ids(10, seed=1))
+        session.step(2)
+        assert session.traffic is not None
+        return session.traffic.misses
+
+    assert missed(True) == missed(False)
+
+
 @pytest.mark.parametrize("chunk", [1000, 17, 1])
 def test_where_one_piece_suffices_everything_is_bit_equal(
     tiered: Callable[..., Engine], resident: Engine, chunk: int
