@@ -95,7 +95,7 @@ def waiting_seconds(
         pieces = _pieces(start + chunk, start, block, away)
         # In one piece it is all there before the layer attends.
         beside = attended if pieces else 0.0
-        late = sum(max(0.0, over_bus - min(over_bus, staged, count * layer + scored) - beside) for count in apart)
+        late = sum(max(0.0, over_bus - min(staged, count * layer + scored) - beside) for count in apart)
         computed = chunk * other_seconds + layers * (scored + attended)
         total += max(late, chunk * away.token_bytes / bus.write_bytes - computed)
         total += layers * pieces * chunk * bus.piece_token_seconds

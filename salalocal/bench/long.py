@@ -303,6 +303,3 @@ def let_go(device: torch.device) -> None:
         if clear is not None:
             clear()
         torch.cuda.empty_cache()
-        # What comes next multiplies on the first of these streams: that one's again now, and not between tensors.
-        one = torch.ones(16, 16, device=device)
-        torch.mm(one, one)

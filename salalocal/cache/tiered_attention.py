@@ -102,7 +102,7 @@ class TieredAttention(AttentionCache):
     def context(self, length: int) -> Tensor:
         """Pages [N, Hkv, 2, B, D] of the first `length` tokens in order, which one buffer has room for."""
         count = self.num_blocks(length)
-        assert count <= self._store.staged_pages
+        assert count <= self._store.shares.staged_pages
         if self._own is None:
             # A single token has been written to the host by computing.
             history, own = self._kv.numbers[:count], None
@@ -118,8 +118,8 @@ class TieredAttention(AttentionCache):
         own, first = self._own, self._first_own
         count, history, tokens = first + len(own), self._kv.numbers[:first], blocks.shape[1]
         key, table = self._key(self._index), torch.arange(count, device=own.device)
-        if count <= self._store.staged_pages or not len(history):
-            wanted = None if self._is_asked_early(tokens) else self._wanted(blocks, count)
+        if count <= self._store.shares.staged_pages or not len(history):
+            wanted = None if self._reads_most(tokens) else self._wanted(blocks, count)
             yield Piece(self._staged(key, history, wanted, own), table, 0, count, is_whole=True)
         else:
             staging, wanted = self._store.use_buffers(), self._wanted(blocks, count)
@@ -154,14 +154,15 @@ class TieredAttention(AttentionCache):
             buffer[len(history) : len(history) + len(own)] = own
         return buffer
 
-    def _is_asked_early(self, tokens: int) -> bool:
-        """Whether so many tokens are likely to read most of the history; never true without one."""
-        return 0 < self._first_own <= tokens * _PICKS_OF_ITS_OWN
+    def _reads_most(self, tokens: int) -> bool:
+        """Whether so many tokens are likely to read most of the history, if there is any."""
+        return self._first_own <= tokens * _PICKS_OF_ITS_OWN
 
     def _prefetch(self, index: int, tokens: int) -> None:
         """Asks early for what a layer reads first, where that is likely to be most of the history."""
-        if self._own is not None and index < self._store.layers and self._is_asked_early(tokens):
-            key, history = self._key(index), self._kv.numbers[: self._first_own]
+        history = self._kv.numbers[: self._first_own]
+        if self._own is not None and len(history) and index < self._store.layers and self._reads_most(tokens):
+            key = self._key(index)
             self._store.use_buffers().prefetch(key, self._store.layer(index).host, history)
 
     def _key(self, index: int) -> tuple[int, int, int]:

@@ -217,10 +217,6 @@ class TieredStore:
             self._slot_table = torch.zeros(self.kv_heads, 2 * blocks, dtype=torch.int64, device=self.device)
         return self._slot_table
 
-    def _strips(self, pages: int) -> Tensor:
-        """Memory on the device for so many pages as the host keeps them in 8 bits, not filled."""
-        return torch.empty(pages, *self._strip_shape, dtype=torch.uint8, device=self.device)
-
     @torch.inference_mode(False)
     def earlier(self, layer: int, numbers: np.ndarray) -> Tensor:
         """[n, Hkv, 2, B, D]: what the pages `numbers` [n] of a layer held before this chunk.
@@ -231,9 +227,9 @@ class TieredStore:
             self._earlier_round, count = self.round, len(numbers)
             if self._earlier.shape[1] < count:
                 self._earlier = self._earlier.new_empty(self.layers, count, *self.page_shape)
+            strips = torch.empty(count, *self._strip_shape, dtype=torch.uint8, device=self.device)
             for index in range(self.layers):
-                target = self._earlier[index, :count]
-                read_pages(self.host.layer(index), numbers, np.arange(count), target, self._strips(count))
+                read_pages(self.host.layer(index), numbers, np.arange(count), self._earlier[index, :count], strips)
         return self._earlier[layer, : len(numbers)]
 
     def begin_round(self, pages: int) -> None:
@@ -245,11 +241,6 @@ class TieredStore:
             self.outbox.reserve(pages)
         else:
             self.use_slots()
-
-    @property
-    def staged_pages(self) -> int:
-        """Pages that one buffer holds."""
-        return self._staging.pages
 
     def use_buffers(self) -> Staging:
         """The buffers, for a chunk; until `use_slots` no slot holds anything."""

@@ -84,8 +84,8 @@ def card_row(card: Card, config: ModelConfig, tokens: int) -> CardRow:
     whole = replace(free, host_bytes=_HOST_BYTES)
     lower = under_a_cap(config, whole)
     places = [free, whole] if lower is None else [free, whole, lower[1]]
-    place = next((place for place in places if make_plan(config, tokens, place).fits), free)
-    planned = make_plan(config, tokens, place)
+    plans = [(place, make_plan(config, tokens, place)) for place in places]
+    place, planned = next((pair for pair in plans if pair[1].fits), plans[0])
     times = {}
     for prefill in _PREFILLS:
         if prefill == "full" or prefill in rates.narrow_flop:

@@ -93,7 +93,7 @@ def build_network(
 
 
 def _read_network(config: ModelConfig, reader: _Reader, feed_channels: int | None, has_host_table: bool) -> Network:
-    """The largest first: what they are packed from leaves gaps in a GPU's memory, which smaller ones fill."""
+    """The largest first: what they are drawn or merged from leaves gaps in a GPU's memory, which smaller ones fill."""
     embedding = (reader.host_table if has_host_table else reader.embedding)("model.embed_tokens")
     head = embedding if config.tie_word_embeddings else reader.weight("lm_head")
     layers = range(config.num_hidden_layers)

@@ -55,9 +55,6 @@ def tiles(chip: int, is_wide: bool) -> Tiles:
     return Tiles(128, 64, 8, 3, 64, 64, 4, 3)
 
 
-_SMALL_SCORES = 1 << 20
-
-
 @triton.jit(do_not_specialize=["tokens", "coarse_count", "position", "steps_per_split"])
 def _coarse_lse_kernel(
     q_ptr, k2_ptr, lse_ptr,
@@ -171,11 +168,10 @@ def _block_scores_kernel(
 
 
 def _room(kv_heads: int, tokens: int, width: int, device: torch.device) -> Tensor:
-    """float32 [kv_heads, tokens, width], where large in memory of one of few sizes: a little larger with every chunk,
-    scores would never fit where those of the last one were."""
+    """float32 [kv_heads, tokens, width] in memory of one of few sizes: a little larger with every chunk, scores would
+    never fit where those of the last one were."""
     count = tokens * width
-    room = triton.next_power_of_2(count) if count > _SMALL_SCORES else count
-    scores = torch.empty(kv_heads * room, dtype=torch.float32, device=device)
+    scores = torch.empty(kv_heads * triton.next_power_of_2(count), dtype=torch.float32, device=device)
     return scores[: kv_heads * count].view(kv_heads, tokens, width)
 
 
